@@ -1,0 +1,1 @@
+"""Operations with one definition and several backends; a folder per operation."""

@@ -1,0 +1,51 @@
+"""The recipe: one strict model per section of ``params.yaml``."""
+
+from megatron_core.config.corpus import (
+    CurateConfig,
+    DecontaminateConfig,
+    DedupConfig,
+    IngestConfig,
+    TokenizeConfig,
+    TokenizerConfig,
+)
+from megatron_core.config.finetune import ClassificationConfig, ContinuedConfig, FinetuneConfig
+from megatron_core.config.loading import load_recipe
+from megatron_core.config.pretrain import DecoderConfig, PretrainConfig
+from megatron_core.config.recipe import Recipe
+from megatron_core.config.results import (
+    AuditConfig,
+    ConvertConfig,
+    EvaluateConfig,
+    GenerationConfig,
+    ReportConfig,
+)
+from megatron_core.config.section import Section
+from megatron_core.config.training import AdamW, Batch, Checkpoints, Grid, Schedule, TrainingConfig
+
+__all__ = [
+    "AdamW",
+    "AuditConfig",
+    "Batch",
+    "Checkpoints",
+    "ClassificationConfig",
+    "ContinuedConfig",
+    "ConvertConfig",
+    "CurateConfig",
+    "DecoderConfig",
+    "DecontaminateConfig",
+    "DedupConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "GenerationConfig",
+    "Grid",
+    "IngestConfig",
+    "PretrainConfig",
+    "Recipe",
+    "ReportConfig",
+    "Schedule",
+    "Section",
+    "TokenizeConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "load_recipe",
+]

@@ -1,0 +1,155 @@
+"""The whole recipe, and the checks that cross its sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from megatron_core.config.corpus import (
+    CurateConfig,
+    DecontaminateConfig,
+    DedupConfig,
+    IngestConfig,
+    TokenizeConfig,
+    TokenizerConfig,
+)
+from megatron_core.config.finetune import FinetuneConfig
+from megatron_core.config.pretrain import DecoderConfig, PretrainConfig
+from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
+from megatron_core.config.section import Section
+from megatron_core.config.training import TrainingConfig
+
+
+class Recipe(Section):
+    """Everything that may change the bits, a section per stage."""
+
+    ingest: IngestConfig = Field(description="Sources into documents")
+    curate: CurateConfig = Field(default_factory=CurateConfig, description="Quality rules")
+    dedup: DedupConfig = Field(default_factory=DedupConfig, description="Exact and near copies")
+    decontaminate: DecontaminateConfig = Field(
+        default_factory=DecontaminateConfig, description="Held-out split, and distance from it"
+    )
+    tokenizer: TokenizerConfig = Field(
+        default_factory=TokenizerConfig, description="Vocabulary training"
+    )
+    tokenize: TokenizeConfig = Field(
+        default_factory=TokenizeConfig, description="Documents into indexed tokens"
+    )
+    pretrain: PretrainConfig = Field(
+        default_factory=PretrainConfig, description="Training from scratch"
+    )
+    finetune: FinetuneConfig = Field(
+        default_factory=FinetuneConfig, description="Domain adaptation and classifier"
+    )
+    convert: ConvertConfig = Field(
+        default_factory=ConvertConfig, description="Export to Hugging Face"
+    )
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Scores")
+    audit: AuditConfig = Field(default_factory=AuditConfig, description="Proof")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="One page")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a recipe: where, what value, and what is allowed."""
+
+    path: str
+    message: str
+    value: Any = None
+
+
+def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
+    """What no section can see alone."""
+    model = recipe.pretrain.model
+    yield from _model_problems(model)
+    if recipe.tokenizer.vocabulary > model.vocabulary:
+        yield Problem(
+            "pretrain.model.vocabulary",
+            f"must hold the tokenizer's {recipe.tokenizer.vocabulary} entries "
+            "(tokenizer.vocabulary)",
+            model.vocabulary,
+        )
+    runs: dict[str, TrainingConfig] = {
+        "pretrain": recipe.pretrain,
+        "finetune.continued": recipe.finetune.continued,
+        "finetune.classification": recipe.finetune.classification,
+    }
+    for path, run in runs.items():
+        yield from _training_problems(path, run, model)
+    yield from _source_problems(recipe)
+
+
+def _model_problems(model: DecoderConfig) -> Iterator[Problem]:
+    path = "pretrain.model"
+    if model.hidden % model.heads:
+        yield Problem(f"{path}.heads", f"must divide hidden = {model.hidden}", model.heads)
+    elif model.head_size % 2:
+        yield Problem(
+            f"{path}.heads",
+            f"rotary positions need an even head size, not {model.head_size} = hidden / heads",
+            model.heads,
+        )
+    if model.heads % model.kv_heads:
+        yield Problem(f"{path}.kv_heads", f"must divide heads = {model.heads}", model.kv_heads)
+
+
+def _training_problems(path: str, run: TrainingConfig, model: DecoderConfig) -> Iterator[Problem]:
+    grid, batch = run.grid, run.batch
+    if batch.sequences % (grid.data * batch.microbatch):
+        yield Problem(
+            f"{path}.batch.sequences",
+            f"must be a multiple of grid.data × batch.microbatch = "
+            f"{grid.data} × {batch.microbatch}",
+            batch.sequences,
+        )
+    if run.sequence_length > model.positions:
+        yield Problem(
+            f"{path}.sequence_length",
+            f"must not exceed pretrain.model.positions = {model.positions}",
+            run.sequence_length,
+        )
+    if run.schedule.warmup_steps >= run.steps:
+        yield Problem(
+            f"{path}.schedule.warmup_steps",
+            f"must be below steps = {run.steps}",
+            run.schedule.warmup_steps,
+        )
+    for field, counts in (
+        ("tensor", {"heads": model.heads, "kv_heads": model.kv_heads, "ffn": model.ffn}),
+        ("context", {"sequence_length": run.sequence_length}),
+    ):
+        degree = getattr(grid, field)
+        for name, count in counts.items():
+            if count % degree:
+                yield Problem(f"{path}.grid.{field}", f"must divide {name} = {count}", degree)
+        if degree > 1:
+            yield Problem(
+                f"{path}.grid.{field}", "only 1 is implemented in this version", degree
+            )
+
+
+def _source_problems(recipe: Recipe) -> Iterator[Problem]:
+    known = recipe.ingest.sources
+    for path, weights in (
+        ("pretrain.sources", recipe.pretrain.sources),
+        ("finetune.continued.sources", recipe.finetune.continued.sources),
+    ):
+        for name, weight in weights.items():
+            if name not in known:
+                yield Problem(
+                    f"{path}.{name}", f"is not one of ingest.sources: {', '.join(known)}", weight
+                )
+            elif weight <= 0:
+                yield Problem(f"{path}.{name}", "must be above 0; leave a source out instead",
+                              weight)
+    for path, name, kind in (
+        ("finetune.classification.source", recipe.finetune.classification.source, "icd10cm"),
+        ("evaluate.question_source", recipe.evaluate.question_source, "hpo"),
+    ):
+        if name not in known:
+            yield Problem(path, f"is not one of ingest.sources: {', '.join(known)}", name)
+        elif known[name].kind != kind:
+            yield Problem(path, f"must name a source of kind {kind}", name)

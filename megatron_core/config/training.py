@@ -1,0 +1,84 @@
+"""What every training run is made of: grid, batch, optimizer, schedule, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from megatron_core.config.section import Section, operational
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("must be a power of two, so that every sum is a balanced tree")
+    return value
+
+
+Degree = Annotated[int, Field(ge=1), AfterValidator(_power_of_two)]
+
+
+class Grid(Section):
+    """The logical shards the arithmetic is defined on; part of the recipe, unlike the layout."""
+
+    data: Degree = Field(1, description="Data shards")
+    tensor: Degree = Field(1, description="Shards of each weight matrix")
+    context: Degree = Field(1, description="Chunks of each sequence")
+
+
+class Batch(Section):
+    """How many sequences one optimizer step sees, and how many one forward pass does."""
+
+    sequences: int = Field(32, ge=1, description="Sequences per optimizer step")
+    microbatch: int = Field(4, ge=1, description="Sequences per forward and backward pass")
+
+
+class AdamW(Section):
+    """AdamW (Loshchilov and Hutter, 2019) with the gradient clipped to a global norm."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the second moment")
+    epsilon: float = Field(1e-8, gt=0, description="Added to the root of the second moment")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay of matrices")
+    clip: float = Field(1.0, gt=0, description="Largest global norm of the gradient")
+
+
+class Schedule(Section):
+    """The learning rate over the steps: linear warm-up, then cosine or warm-up-stable-decay."""
+
+    kind: Literal["cosine", "wsd"] = Field("cosine", description="Shape after the warm-up")
+    warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up")
+    decay: float = Field(0.2, gt=0, le=1, description="Share of the steps that wsd decays over")
+    final: float = Field(0.1, ge=0, le=1, description="Last learning rate over the peak")
+
+
+class Checkpoints(Section):
+    """When to save and what to keep."""
+
+    every: int = operational(50, "Steps between checkpoints", ge=1)
+    keep_last: int = operational(2, "Newest checkpoints kept", ge=1)
+
+
+class TrainingConfig(Section):
+    """One training run."""
+
+    steps: int = Field(ge=1, description="Optimizer steps")
+    sequence_length: int = Field(256, ge=8, description="Tokens per sequence")
+    batch: Batch = Field(default_factory=Batch, description="Sizes of batch and microbatch")
+    optimizer: AdamW = Field(default_factory=AdamW, description="Optimizer")
+    schedule: Schedule = Field(default_factory=Schedule, description="Learning rate over steps")
+    grid: Grid = Field(default_factory=Grid, description="Shards the arithmetic is defined on")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Of activations and gradients; main weights are always fp32"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the arithmetic runs")
+    threads: int = Field(2, ge=1, description="CPU threads per process; they can change bits")
+    seed: int = Field(1, ge=0, description="Of initial weights and data order")
+    checkpoints: Checkpoints = Field(
+        default_factory=Checkpoints, description="When to save and what to keep"
+    )
+    validate_every: int = operational(50, "Steps between held-out losses", ge=1)
+    trackers: list[Literal["dvclive", "tensorboard", "wandb"]] = operational(
+        ["dvclive"], "Where curves go; tensorboard and wandb are extras"
+    )

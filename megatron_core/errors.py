@@ -1,0 +1,33 @@
+"""What a user is told when something cannot be done."""
+
+from __future__ import annotations
+
+
+class ReforgeError(Exception):
+    """A failure the user can act on: its message names what, where and what to do.
+
+    The command line prints the message without a traceback and exits with ``exit_code``.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(ReforgeError):
+    """The recipe or the command line is wrong; nothing was read or written."""
+
+    exit_code = 2
+
+
+class CorpusError(ReforgeError):
+    """Documents, shards or tokens that are missing, empty or unreadable."""
+
+
+class IntegrityError(ReforgeError):
+    """Bytes on disk that are not the bytes that were recorded."""
+
+
+class MissingExtraError(ReforgeError):
+    """An optional dependency that the recipe needs is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: run `pip install 'reforge-llm[{extra}]'`")

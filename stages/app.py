@@ -1,0 +1,45 @@
+"""The command ``reforge``: one typed subcommand per stage, in the order of the pipeline."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from megatron_core.errors import ReforgeError
+from stages.run import console
+
+app = typer.Typer(
+    name="reforge",
+    help="Rebuild a language model from raw text to benchmark score, bit for bit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+STAGES = ()
+for command in STAGES:
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a failure the user can act on ends without a traceback."""
+    try:
+        app()
+    except ReforgeError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}:
+            raise
+        console.print(
+            f"error: {error.filename}: {error.strerror}; free the disk or make it writable",
+            style="red", markup=False, highlight=False,
+        )  # fmt: skip
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The options that every stage shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Params = Annotated[
+    Path, typer.Option("--params", metavar="FILE", help="The recipe; see `reforge schema`.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one value of the recipe; repeatable."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved section and the plan; do nothing.")
+]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="data=N",
+        envvar="REFORGE_LAYOUT",
+        help="Ranks to run on; changes no bit of the result.",
+    ),
+]
+
+DEFAULT_PARAMS = Path("params.yaml")

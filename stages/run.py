@@ -1,0 +1,157 @@
+"""One run of one stage: recipe in, artifact, manifest and metrics out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from megatron_core.config import Recipe, Section, load_recipe
+from megatron_core.errors import IntegrityError, ReforgeError
+from megatron_core.files import staged_folder, write_json
+from megatron_core.identity import (
+    Environment,
+    Manifest,
+    RunRecord,
+    manifest_path,
+    read_manifest,
+    verify_files,
+)
+
+ARTIFACTS = Path("artifacts")
+METRICS = Path("metrics")
+RUNS = Path("runs")
+
+console = Console(stderr=True)
+
+
+class StageRun:
+    """What a stage's body works with.
+
+    ``output`` is a fresh folder that becomes ``artifacts/<stage>`` when the body succeeds; on
+    any failure nothing of it remains and the previous artifact stands.
+    """
+
+    def __init__(self, name: str, recipe: Recipe, output: Path, inputs: Sequence[str]) -> None:
+        self.name = name
+        self.recipe = recipe
+        self.output = output
+        self.layout: dict[str, int] = {"data": 1}
+        self.content: dict[str, str] | None = None
+        self._inputs = {stage: _open_input(name, stage) for stage in inputs}
+        self._metrics: dict[str, Any] | None = None
+        self._summary: dict[str, Any] = {}
+
+    def input(self, stage: str) -> Path:
+        """The artifact of an earlier stage."""
+        return ARTIFACTS / stage
+
+    @property
+    def input_roots(self) -> dict[str, str]:
+        """Root of each input by stage."""
+        return {stage: manifest.root for stage, manifest in self._inputs.items()}
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """What ``dvc metrics`` shows: nested mappings of numbers."""
+        self._metrics = dict(values)
+
+    def summary(self, rows: Mapping[str, Any]) -> None:
+        """Rows of the table printed at the end."""
+        self._summary = dict(rows)
+
+    def write_metrics(self) -> None:
+        """Write ``metrics/<stage>.json`` if the body gave any."""
+        if self._metrics is not None:
+            write_json(METRICS / f"{self.name}.json", self._metrics)
+
+    def print_summary(self, manifest: Manifest) -> None:
+        """Print what was done, how long it took and the root of the result."""
+        table = Table(title=self.name, title_justify="left", show_header=False)
+        for key, value in self._summary.items():
+            shown = f"{value:,}" if isinstance(value, int) else value
+            table.add_row(key, f"{shown:.4g}" if isinstance(shown, float) else str(shown))
+        table.add_row("time", f"{manifest.record.seconds:.1f} s")
+        table.add_row("root", manifest.root[:16])
+        console.print(table)
+
+
+@contextmanager
+def stage_run(
+    name: str,
+    *,
+    params: Path,
+    overrides: Sequence[str] | None,
+    dry_run: bool,
+    inputs: Sequence[str] = (),
+) -> Iterator[StageRun]:
+    """Run the body of stage ``name`` on the artifacts of ``inputs``.
+
+    Raises:
+        ReforgeError: the recipe is wrong, an input is missing or altered, or the disk refuses.
+        typer.Exit: after printing the plan, when ``dry_run``.
+    """
+    recipe = load_recipe(params, overrides or ())
+    section: Section = getattr(recipe, name)
+    if dry_run:
+        _print_plan(name, section, inputs)
+        raise typer.Exit
+    started, clock = datetime.now(UTC), time.monotonic()
+    artifact = ARTIFACTS / name
+    with staged_folder(artifact) as output:
+        run = StageRun(name, recipe, output, inputs)
+        yield run
+        manifest = Manifest.of(
+            output,
+            stage=name,
+            inputs=run.input_roots,
+            recipe=section.identity(),
+            content=run.content,
+            record=RunRecord(
+                command=shlex.join(["reforge", *sys.argv[1:]]),
+                started=started.isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - clock, 3),
+                layout=run.layout,
+                environment=Environment.current(),
+            ),
+        )
+        # From here to the new manifest the artifact has none, so it counts as incomplete.
+        manifest_path(artifact).unlink(missing_ok=True)
+    run.write_metrics()
+    manifest.write(manifest_path(artifact))
+    run.print_summary(manifest)
+
+
+def _open_input(stage: str, needed: str) -> Manifest:
+    artifact = ARTIFACTS / needed
+    if not artifact.is_dir():
+        raise ReforgeError(
+            f"{stage} needs {artifact}, which does not exist: run `reforge {needed}` first, "
+            "or `dvc repro` for the whole pipeline"
+        )
+    manifest = read_manifest(manifest_path(artifact))
+    # Full hashes are the audit's work: reading terabytes before every stage would be no help.
+    if problems := verify_files(artifact, manifest, hashes=False):
+        raise IntegrityError(
+            f"{stage} needs {artifact}, which is not as its manifest says:\n  "
+            + "\n  ".join(problems[:10])
+            + f"\nrun `reforge {needed}` again"
+        )
+    return manifest
+
+
+def _print_plan(name: str, section: Section, inputs: Sequence[str]) -> None:
+    print(yaml.safe_dump({name: section.model_dump(mode="json")}, sort_keys=False), end="")
+    for needed in inputs:
+        state = "there" if manifest_path(ARTIFACTS / needed).exists() else "not made yet"
+        print(f"# reads {ARTIFACTS / needed} ({state})")
+    print(f"# writes {ARTIFACTS / name}, {manifest_path(ARTIFACTS / name)}")
