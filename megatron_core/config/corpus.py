@@ -130,7 +130,7 @@ class DecontaminateConfig(Section):
 class TokenizerConfig(Section):
     """Train a tokenizer on a bounded sample of the training documents."""
 
-    kind: Literal["byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram"] = Field(
+    kind: Literal["byte_bpe"] = Field(
         "byte_bpe", description="Algorithm"
     )
     vocabulary: int = Field(4096, ge=300, le=1_000_000, description="Entries, specials included")
