@@ -1,0 +1,22 @@
+"""Cross-entropy of next-token logits."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # a target that does not count
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum, not the mean, of ``-log p(target)`` in nats: fp32 scalar.
+
+    The caller divides by the token count once, after every shard's sum has been added.
+
+    Args:
+        logits: ``[..., classes]``; taken to fp32 first.
+        targets: int64 ``[...]``; positions equal to ``IGNORED`` do not count.
+    """
+    return F.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), reduction="sum", ignore_index=IGNORED
+    )

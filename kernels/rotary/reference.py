@@ -1,0 +1,21 @@
+"""Rotary position embedding (Su et al., 2021), in the half-split form of Llama's checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(positions: int, size: int, theta: float) -> Tensor:
+    """Cosines and sines of every position: fp32 ``[2, positions, size]``."""
+    frequencies = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    angles = torch.cat([angles, angles], dim=-1)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate ``x [batch, heads, length, size]`` by ``table [2, length, size]``."""
+    cosine, sine = table.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine

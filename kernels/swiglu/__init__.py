@@ -1,0 +1,3 @@
+from kernels.swiglu.reference import swiglu
+
+__all__ = ["swiglu"]

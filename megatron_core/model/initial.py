@@ -1,0 +1,35 @@
+"""Initial weights: each tensor from a counter of its own."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from megatron_core.config import DecoderConfig
+
+
+def initialize(model: nn.Module, config: DecoderConfig, seed: int) -> None:
+    """Set every weight of ``model`` from (seed, tensor name), whatever the order or the rank.
+
+    Matrices are normal with ``config.initial_std``, those that write into the residual stream
+    scaled by ``1 / sqrt(2 layers)`` (Radford et al., 2019); norms are one, biases zero.
+    """
+    tied = getattr(model, "tied", {})
+    for name, parameter in model.named_parameters():
+        if name in tied:
+            continue
+        if parameter.ndim < 2:
+            parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        residual = name.endswith(("attention.output.weight", "ffn.down.weight"))
+        std = config.initial_std / (2 * config.layers) ** 0.5 if residual else config.initial_std
+        parameter.data.copy_(_normal(parameter.shape, seed, name) * std)
+
+
+def _normal(shape: torch.Size, seed: int, name: str) -> Tensor:
+    """Standard normal fp32 draws on the CPU, a function of (seed, name) alone."""
+    digest = hashlib.sha256(f"{seed}:{name}:0".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(shape, generator=generator)
