@@ -82,6 +82,7 @@ class IngestConfig(Section):
     max_broken: int = Field(
         0, ge=0, description="Records that may be unreadable before the stage stops"
     )
+    workers: int = operational(2, "Processes", ge=1)
 
 
 class CurateConfig(Section):
@@ -130,9 +131,7 @@ class DecontaminateConfig(Section):
 class TokenizerConfig(Section):
     """Train a tokenizer on a bounded sample of the training documents."""
 
-    kind: Literal["byte_bpe"] = Field(
-        "byte_bpe", description="Algorithm"
-    )
+    kind: Literal["byte_bpe"] = Field("byte_bpe", description="Algorithm")
     vocabulary: int = Field(4096, ge=300, le=1_000_000, description="Entries, specials included")
     sample_megabytes: float = Field(20.0, gt=0, description="Text to train on, in 10^6 bytes")
 

@@ -1,0 +1,171 @@
+"""Documents and the JSON-lines shards they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import orjson
+
+from megatron_core.errors import CorpusError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text with where it came from.
+
+    ``row`` counts from 0 over all records of ``source``; ``id`` is ``source/row`` and stays with
+    the document through every stage.
+    """
+
+    source: str
+    row: int
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """``source/row``."""
+        return f"{self.source}/{self.row}"
+
+    def to_line(self) -> bytes:
+        """The document as one JSON line with sorted keys.
+
+        Raises:
+            orjson.JSONEncodeError: the text is not valid Unicode (it has lone surrogates).
+        """
+        return to_line(
+            {
+                "id": self.id,
+                "metadata": self.metadata,
+                "row": self.row,
+                "source": self.source,
+                "text": self.text,
+            }
+        )
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Document:
+        """Read what ``to_line`` wrote.
+
+        Raises:
+            ValueError: ``line`` is no document; the message says why.
+        """
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"no valid JSON ({error})") from error
+        kinds = {"id": str, "source": str, "row": int, "text": str, "metadata": dict}
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+        for key, kind in kinds.items():
+            if not isinstance(value.get(key), kind):
+                raise ValueError(f"`{key}` is missing or is no {kind.__name__}")
+        document = cls(value["source"], value["row"], value["text"], value["metadata"])
+        if document.id != value["id"]:
+            raise ValueError(f"`id` is {value['id']!r}, not {document.id!r}")
+        return document
+
+
+def to_line(value: dict[str, Any]) -> bytes:
+    """``value`` as one JSON line with sorted keys, newline included."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """Write ``values`` to ``path`` as JSON lines with sorted keys."""
+    with path.open("wb") as file:
+        file.writelines(map(to_line, values))
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The shards in ``folder``, in order.
+
+    Raises:
+        CorpusError: there are none.
+    """
+    shards = sorted(folder.glob("*.jsonl"))
+    if not shards:
+        raise CorpusError(f"{folder} holds no shards (*.jsonl): run the stage that makes it again")
+    return shards
+
+
+def read_shard(path: Path) -> Iterator[Document]:
+    """The documents of one shard, which may be none.
+
+    Raises:
+        CorpusError: the file cannot be read or a line is no document; names file and line.
+    """
+    number = 1
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                yield Document.from_line(line)
+                number += 1
+    except ValueError as error:
+        raise CorpusError(f"{path}:{number}: {error}; run the stage that makes it again") from error
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_shards(folder: Path) -> Iterator[Document]:
+    """The documents of every shard in ``folder``, shard after shard.
+
+    Raises:
+        CorpusError: there are no shards, a line is no document, or no shard has a document.
+    """
+    empty = True
+    for path in list_shards(folder):
+        for document in read_shard(path):
+            empty = False
+            yield document
+    if empty:
+        raise CorpusError(f"{folder} holds no documents: its shards are empty")
+
+
+def write_shard(path: Path, documents: Iterable[Document]) -> None:
+    """Write ``documents`` to the one shard ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.writelines(document.to_line() for document in documents)
+
+
+class ShardWriter:
+    """Deals documents into ``shards`` files of ``folder``: number i goes to shard i % shards."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self._folder = folder
+        self._shards = shards
+        self._files: list[BinaryIO] = []
+        self._stack = ExitStack()
+        self.count = 0
+
+    def __enter__(self) -> ShardWriter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files = [
+            self._stack.enter_context((self._folder / f"{shard:05d}.jsonl").open("wb"))
+            for shard in range(self._shards)
+        ]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, document: Document) -> None:
+        """Append ``document`` to the shard whose turn it is.
+
+        Raises:
+            orjson.JSONEncodeError: the text is not valid Unicode; nothing was written.
+        """
+        line = document.to_line()
+        self._files[self.count % self._shards].write(line)
+        self.count += 1
