@@ -1,0 +1,151 @@
+"""Documents into indexed datasets: order, ends, drops, and nothing that depends on workers."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_core.config import TokenizeConfig
+from megatron_core.data.documents import Document, write_shard
+from megatron_core.data.indexed import IndexedDataset, IndexedWriter
+from megatron_core.data.tokenization import dataset_prefix, tokenize_documents
+from megatron_core.errors import CorpusError
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A tokenizer of bytes alone: the id of a letter is its place in the table below, plus 1."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {"<|endoftext|>": 0}
+    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[letter] = len(vocabulary)
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.add_special_tokens(["<|endoftext|>"])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    return folder
+
+
+def ids(text: str) -> list[int]:
+    """In the sorted byte alphabet "!" is first: printable ASCII keeps its order."""
+    return [ord(letter) - ord("!") + 1 for letter in text]
+
+
+TEXTS = {
+    "notes": ["one", "", "three", "f<|endoftext|>r"],
+    "papers": ["alpha", "beta"],
+}
+
+
+def write_splits(root: Path, shards: int, seed: int | None = None) -> Path:
+    documents = [
+        Document(source, row, text)
+        for source, texts in TEXTS.items()
+        for row, text in enumerate(texts)
+    ]
+    if seed is not None:
+        random.Random(seed).shuffle(documents)
+    for split, part in (("train", documents), ("heldout", documents[:3])):
+        for shard in range(shards):
+            write_shard(root / split / f"{shard:05d}.jsonl", part[shard::shards])
+    return root
+
+
+@pytest.mark.parametrize("append", [True, False])
+def test_datasets_hold_the_documents_in_order(
+    tmp_path: Path, tokenizer: Path, append: bool
+) -> None:
+    documents = write_splits(tmp_path / "documents", shards=3)
+    config = TokenizeConfig(append_end_of_document=append, workers=1)
+    (tmp_path / "out").mkdir()
+    counts = tokenize_documents(documents, tokenizer, tmp_path / "out", config)
+    end = [0] if append else []
+    expected = [ids(text) + end for text in TEXTS["notes"] if text]
+    dataset = IndexedDataset(tmp_path / "out/train/notes_text_document")
+    assert [one.tolist() for one in dataset] == expected
+    assert dataset.dtype == np.uint16
+    payload = (tmp_path / "out/train/papers_text_document.bin").read_bytes()
+    papers = ids("alpha") + end + ids("beta") + end
+    assert payload == struct.pack(f"<{len(papers)}H", *papers)
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
+        "notes_text_document.bin",
+        "notes_text_document.bin",
+        "notes_text_document.idx",
+        "notes_text_document.idx",
+        "papers_text_document.bin",
+        "papers_text_document.idx",
+    ]
+    assert not (tmp_path / "out/.parts").exists()
+    assert counts["train"]["papers"] == {
+        "documents": 2,
+        "dropped_empty": 0,
+        "tokens": len(papers),
+        "bytes": 2 * len(papers) + 34 + 2 * 12 + 3 * 8,
+    }
+    assert counts["train"]["notes"]["dropped_empty"] == 1
+    assert counts["train"]["notes"]["documents"] == 3
+    assert counts["heldout"]["notes"]["documents"] == 2
+
+
+def test_neither_shards_nor_workers_change_a_byte(tmp_path: Path, tokenizer: Path) -> None:
+    outputs = []
+    for number, (shards, seed, workers) in enumerate([(1, None, 1), (4, None, 2), (3, 5, 1)]):
+        # The held-out documents are the first three, so shuffle only the training split.
+        documents = write_splits(tmp_path / f"documents{number}", shards)
+        if seed is not None:
+            mixed = write_splits(tmp_path / f"mixed{number}", shards, seed)
+            (documents / "train").rename(tmp_path / "unused")
+            (mixed / "train").rename(documents / "train")
+        output = tmp_path / f"out{number}"
+        output.mkdir()
+        counts = tokenize_documents(documents, tokenizer, output, TokenizeConfig(workers=workers))
+        files = {p.relative_to(output): p.read_bytes() for p in output.rglob("*") if p.is_file()}
+        outputs.append((counts, files))
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_a_source_of_empty_documents_has_no_files(tmp_path: Path, tokenizer: Path) -> None:
+    for split in ("train", "heldout"):
+        documents = [Document("blank", 0, ""), Document("notes", 0, "x")]
+        write_shard(tmp_path / f"documents/{split}/0.jsonl", documents)
+    (tmp_path / "out").mkdir()
+    counts = tokenize_documents(
+        tmp_path / "documents", tokenizer, tmp_path / "out", TokenizeConfig(workers=1)
+    )
+    assert counts["train"]["blank"]["dropped_empty"] == 1
+    assert counts["train"]["blank"]["documents"] == 0
+    names = {path.name for path in (tmp_path / "out/train").iterdir()}
+    assert names == {"notes_text_document.bin", "notes_text_document.idx"}
+
+
+def test_refuses_a_split_without_text(tmp_path: Path, tokenizer: Path) -> None:
+    documents = write_splits(tmp_path / "documents", shards=1)
+    write_shard(documents / "heldout/00000.jsonl", [Document("notes", 0, "")])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CorpusError, match="heldout holds no text"):
+        tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(workers=1))
+
+
+def test_an_error_of_a_worker_keeps_its_message(tmp_path: Path, tokenizer: Path) -> None:
+    documents = write_splits(tmp_path / "documents", shards=2)
+    with (documents / "train/00001.jsonl").open("ab") as file:
+        file.write(b"{torn\n")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CorpusError, match=r"train/00001.jsonl:4"):
+        tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(workers=2))
+
+
+def test_prefix_is_that_of_megatron(tmp_path: Path) -> None:
+    prefix = dataset_prefix(tmp_path, "train", "notes")
+    with IndexedWriter(prefix, np.dtype(np.uint16)) as writer:
+        writer.write([1])
+    assert (tmp_path / "train/notes_text_document.bin").exists()
