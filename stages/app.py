@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 
 import typer
 
 from megatron_core.errors import ReforgeError
+from stages.finetune import finetune
+from stages.pretrain import pretrain
 from stages.run import console
 
 app = typer.Typer(
@@ -19,9 +22,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-STAGES = ()
-for command in STAGES:
-    app.command()(command)
+STAGES: tuple[Callable[..., None], ...] = (pretrain, finetune)
+for stage in STAGES:
+    app.command()(stage)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from megatron_core.config import Recipe, Section, load_recipe
+from megatron_core.config import Recipe, Section, load_recipe, training_runs
 from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.files import staged_folder, write_json
 from megatron_core.identity import (
@@ -27,6 +28,8 @@ from megatron_core.identity import (
     read_manifest,
     verify_files,
 )
+from megatron_core.parallel.launch import is_first_rank, joined_ranks, launch
+from megatron_core.parallel.layout import Layout
 
 ARTIFACTS = Path("artifacts")
 METRICS = Path("metrics")
@@ -42,13 +45,14 @@ class StageRun:
     any failure nothing of it remains and the previous artifact stands.
     """
 
-    def __init__(self, name: str, recipe: Recipe, output: Path, inputs: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, recipe: Recipe, output: Path, inputs: Mapping[str, Manifest]
+    ) -> None:
         self.name = name
         self.recipe = recipe
         self.output = output
-        self.layout: dict[str, int] = {"data": 1}
         self.content: dict[str, str] | None = None
-        self._inputs = {stage: _open_input(name, stage) for stage in inputs}
+        self._inputs = inputs
         self._metrics: dict[str, Any] | None = None
         self._summary: dict[str, Any] = {}
 
@@ -93,8 +97,12 @@ def stage_run(
     overrides: Sequence[str] | None,
     dry_run: bool,
     inputs: Sequence[str] = (),
+    layout: Layout | None = None,
 ) -> Iterator[StageRun]:
     """Run the body of stage ``name`` on the artifacts of ``inputs``.
+
+    With a ``layout`` of several ranks the command first becomes that many processes, which all
+    run the body; only the first one's ``output`` is kept.
 
     Raises:
         ReforgeError: the recipe is wrong, an input is missing or altered, or the disk refuses.
@@ -105,10 +113,17 @@ def stage_run(
     if dry_run:
         _print_plan(name, section, inputs)
         raise typer.Exit
+    opened = {stage: _open_input(name, stage) for stage in inputs}
+    if layout is not None:
+        _become_ranks(layout, name, recipe)
     started, clock = datetime.now(UTC), time.monotonic()
     artifact = ARTIFACTS / name
+    if not is_first_rank():
+        with tempfile.TemporaryDirectory() as unused:
+            yield StageRun(name, recipe, Path(unused), opened)
+        return
     with staged_folder(artifact) as output:
-        run = StageRun(name, recipe, output, inputs)
+        run = StageRun(name, recipe, output, opened)
         yield run
         manifest = Manifest.of(
             output,
@@ -120,7 +135,7 @@ def stage_run(
                 command=shlex.join(["reforge", *sys.argv[1:]]),
                 started=started.isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - clock, 3),
-                layout=run.layout,
+                layout=(layout or Layout()).degrees(),
                 environment=Environment.current(),
             ),
         )
@@ -129,6 +144,21 @@ def stage_run(
     run.write_metrics()
     manifest.write(manifest_path(artifact))
     run.print_summary(manifest)
+
+
+def chosen_layout(text: str | None) -> Layout:
+    """The layout of ``--layout``, or of the ranks that a launcher started."""
+    return Layout.parse(text, joined=joined_ranks())
+
+
+def _become_ranks(layout: Layout, name: str, recipe: Recipe) -> None:
+    """Check the layout against the grids of the stage; launch its ranks unless they exist."""
+    for path, training in training_runs(recipe).items():
+        if path.partition(".")[0] == name:
+            layout.check(training.grid, path)
+    if layout.ranks > 1 and joined_ranks() is None:
+        launch(layout.ranks, "stages.app", sys.argv[1:])
+        raise typer.Exit
 
 
 def _open_input(stage: str, needed: str) -> Manifest:

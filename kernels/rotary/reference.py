@@ -16,6 +16,7 @@ def rotary_table(positions: int, size: int, theta: float) -> Tensor:
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Rotate ``x [batch, heads, length, size]`` by ``table [2, length, size]``."""
-    cosine, sine = table.to(x.dtype)
+    cosine, sine = table.to(x.dtype).unbind()
     first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat([-second, first], dim=-1) * sine
+    rotated: Tensor = x * cosine + torch.cat([-second, first], dim=-1) * sine
+    return rotated

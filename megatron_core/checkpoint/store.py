@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from megatron_core.errors import IntegrityError
 from megatron_core.files import replace_folder, sync_folder, write_json
@@ -55,7 +57,7 @@ def tensor_leaves(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     leaves = {}
     for name, tensor in tensors.items():
         held = tensor.detach().cpu().contiguous()
-        content = memoryview(held.flatten().view(torch.uint8).numpy())
+        content = held.flatten().view(torch.uint8).numpy().data
         label = f"{held.dtype} {list(held.shape)} {hash_bytes(content)}"
         leaves[f"{name}/0"] = hash_bytes(label.encode())
     return leaves
@@ -91,7 +93,7 @@ def save_checkpoint(
     if distributed:
         dist.barrier()
     with _quiet():
-        dcp.save(dict(tensors), checkpoint_id=staging, no_dist=not distributed)
+        save(dict(tensors), checkpoint_id=staging, no_dist=not distributed)
     checkpoint = None
     if first:
         leaves = tensor_leaves(tensors)
@@ -130,11 +132,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, entry in checkpoint.files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != entry.size:
-            raise IntegrityError(f"{file} is missing or torn: delete {path} and resume from "
-                                 "an earlier checkpoint")
+            raise IntegrityError(
+                f"{file} is missing or torn: delete {path} and resume from an earlier checkpoint"
+            )
         if hash_file(file) != entry.sha256:
-            raise IntegrityError(f"{file} was altered: delete {path} and resume from an earlier "
-                                 "checkpoint")
+            raise IntegrityError(
+                f"{file} was altered: delete {path} and resume from an earlier checkpoint"
+            )
     return checkpoint
 
 
@@ -147,10 +151,11 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
     checkpoint = read_checkpoint(path)
     missing = [name for name in tensors if f"{name}/0" not in checkpoint.leaves]
     if missing:
-        raise IntegrityError(f"{path} has no tensor {', '.join(missing[:5])}: it is of another "
-                             "model")
+        raise IntegrityError(
+            f"{path} has no tensor {', '.join(missing[:5])}: it is of another model"
+        )
     with _quiet():
-        dcp.load(dict(tensors), checkpoint_id=path, no_dist=True)
+        load(dict(tensors), checkpoint_id=path, no_dist=True)
     return checkpoint
 
 
@@ -181,9 +186,9 @@ def verify_checkpoint(path: Path) -> Checkpoint:
 def allocate(path: Path, prefix: str) -> dict[str, Tensor]:
     """Empty tensors for what the checkpoint stores under ``prefix``."""
     read_checkpoint(path)  # the metadata is a pickle: only a file we wrote is opened
-    metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    metadata = FileSystemReader(path).read_metadata().state_dict_metadata
     return {
-        name: torch.empty(cast(torch.Size, entry.size), dtype=entry.properties.dtype)
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in metadata.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }

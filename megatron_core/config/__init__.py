@@ -11,7 +11,7 @@ from megatron_core.config.corpus import (
 from megatron_core.config.finetune import ClassificationConfig, ContinuedConfig, FinetuneConfig
 from megatron_core.config.loading import load_recipe
 from megatron_core.config.pretrain import DecoderConfig, PretrainConfig
-from megatron_core.config.recipe import Recipe
+from megatron_core.config.recipe import Recipe, training_runs
 from megatron_core.config.results import (
     AuditConfig,
     ConvertConfig,
@@ -48,4 +48,5 @@ __all__ = [
     "TokenizerConfig",
     "TrainingConfig",
     "load_recipe",
+    "training_runs",
 ]

@@ -43,7 +43,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"`{key}` is given twice", key_node.start_mark
@@ -122,7 +122,7 @@ def _keys(location: Sequence[int | str], raw: Any) -> Iterator[int | str]:
         yield key
         if isinstance(node, Mapping) or (isinstance(node, list) and isinstance(key, int)):
             try:
-                node = node[key]
+                node = node[key]  # type: ignore[index]
             except (KeyError, IndexError):
                 yield from location[index + 1 :]
                 return

@@ -52,6 +52,15 @@ class Recipe(Section):
     report: ReportConfig = Field(default_factory=ReportConfig, description="One page")
 
 
+def training_runs(recipe: Recipe) -> dict[str, TrainingConfig]:
+    """Every training run of the recipe by its dotted path."""
+    return {
+        "pretrain": recipe.pretrain,
+        "finetune.continued": recipe.finetune.continued,
+        "finetune.classification": recipe.finetune.classification,
+    }
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe: where, what value, and what is allowed."""
@@ -72,13 +81,14 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
             "(tokenizer.vocabulary)",
             model.vocabulary,
         )
-    runs: dict[str, TrainingConfig] = {
-        "pretrain": recipe.pretrain,
-        "finetune.continued": recipe.finetune.continued,
-        "finetune.classification": recipe.finetune.classification,
-    }
-    for path, run in runs.items():
+    for path, run in training_runs(recipe).items():
         yield from _training_problems(path, run, model)
+    if recipe.evaluate.context > model.positions:
+        yield Problem(
+            "evaluate.context",
+            f"must not exceed pretrain.model.positions = {model.positions}",
+            recipe.evaluate.context,
+        )
     yield from _source_problems(recipe)
 
 
@@ -126,9 +136,7 @@ def _training_problems(path: str, run: TrainingConfig, model: DecoderConfig) -> 
             if count % degree:
                 yield Problem(f"{path}.grid.{field}", f"must divide {name} = {count}", degree)
         if degree > 1:
-            yield Problem(
-                f"{path}.grid.{field}", "only 1 is implemented in this version", degree
-            )
+            yield Problem(f"{path}.grid.{field}", "only 1 is implemented in this version", degree)
 
 
 def _source_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -143,8 +151,9 @@ def _source_problems(recipe: Recipe) -> Iterator[Problem]:
                     f"{path}.{name}", f"is not one of ingest.sources: {', '.join(known)}", weight
                 )
             elif weight <= 0:
-                yield Problem(f"{path}.{name}", "must be above 0; leave a source out instead",
-                              weight)
+                yield Problem(
+                    f"{path}.{name}", "must be above 0; leave a source out instead", weight
+                )
     for path, name, kind in (
         ("finetune.classification.source", recipe.finetune.classification.source, "icd10cm"),
         ("evaluate.question_source", recipe.evaluate.question_source, "hpo"),

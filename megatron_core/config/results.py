@@ -36,9 +36,15 @@ class EvaluateConfig(Section):
     documents_per_source: int = Field(
         60, ge=1, description="Held-out documents scored for perplexity, of each source"
     )
+    max_characters: int = Field(
+        4000, ge=100, description="Longer documents are cut for perplexity, after a whole word"
+    )
+    context: int = Field(
+        256, ge=8, description="Tokens a model sees at most; best what it was trained on"
+    )
     questions: int = Field(200, ge=1, description="Multiple-choice questions on definitions")
     question_source: str = Field("hpo", description="Ingested source of kind hpo")
-    choices: int = Field(4, ge=2, le=26, description="Answers to choose from")
+    choices: int = Field(4, ge=2, description="Answers to choose from")
     batch_size: int = Field(8, ge=1, description="Requests scored together")
     threads: int = Field(2, ge=1, description="CPU threads; they can change bits")
     seed: int = Field(1, ge=0, description="Of the choice of documents and distractors")

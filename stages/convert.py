@@ -1,0 +1,60 @@
+"""``reforge convert``."""
+
+from __future__ import annotations
+
+import os
+
+from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
+from stages.run import stage_run
+
+
+def convert(
+    params: Params = DEFAULT_PARAMS, overrides: Overrides = None, dry_run: DryRun = False
+) -> None:
+    """Write the trained models as Hugging Face folders, each with a certificate.
+
+    `artifacts/convert/pretrain` and `artifacts/convert/continued` load with
+    `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`, offline. Each
+    holds a `certificate.json`: the hash of every tensor on both sides, read back from the disk,
+    and the largest difference between our logits and those of transformers. The stage fails when
+    a tensor's bits or the logits are not the same.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported
+    from megatron_core.checkpoint import last_checkpoint, load_weights
+    from megatron_core.config import DecoderConfig
+    from megatron_core.conversion import export_decoder
+    from megatron_core.errors import ReforgeError
+
+    with stage_run(
+        "convert", params=params, overrides=overrides, dry_run=dry_run,
+        inputs=["pretrain", "finetune", "tokenizer"],
+    ) as run:  # fmt: skip
+        metrics = {}
+        for name, folder in (
+            ("pretrain", run.input("pretrain") / "checkpoints"),
+            ("continued", run.input("finetune") / "continued" / "checkpoints"),
+        ):
+            found = last_checkpoint(folder)
+            if found is None:
+                raise ReforgeError(f"{folder} holds no checkpoint: run its stage again")
+            path, checkpoint = found
+            certificate = export_decoder(
+                load_weights(path),
+                DecoderConfig.model_validate(checkpoint.model["config"]),
+                run.input("tokenizer"),
+                run.output / name,
+                run.recipe.convert,
+                checkpoint=checkpoint.root,
+            )
+            kept = ("max_logit_difference", "parameters", "bytes")
+            metrics[name] = {key: certificate[key] for key in kept}
+        run.metrics(metrics)
+        run.summary(
+            {
+                "parameters": metrics["continued"]["parameters"],
+                "size of a model": f"{metrics['continued']['bytes'] / 1e6:.1f} MB",
+                "largest logit difference": max(
+                    values["max_logit_difference"] for values in metrics.values()
+                ),
+            }
+        )

@@ -1,0 +1,45 @@
+"""``reforge pretrain``."""
+
+from __future__ import annotations
+
+from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params
+from stages.run import RUNS, chosen_layout, stage_run
+
+
+def pretrain(
+    params: Params = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    layout: LayoutOption = None,
+) -> None:
+    """Train a decoder from scratch on the tokenized sources.
+
+    The run lives in `runs/pretrain-<identity>/`, where the identity is a hash of the recipe and
+    of the inputs' roots. Killed anywhere, the same command continues from its last checkpoint
+    and ends with the bits of an uninterrupted run.
+
+    `--layout data=2` spreads it over two ranks of this machine; under torchrun or srun it joins
+    the ranks that exist. The layout changes no bit, so DVC does not track it.
+    """
+    ranks = chosen_layout(layout)
+    with stage_run(
+        "pretrain",
+        params=params,
+        overrides=overrides,
+        dry_run=dry_run,
+        inputs=["tokenize"],
+        layout=ranks,
+    ) as run:
+        from megatron_core.parallel.mesh import open_mesh
+        from megatron_core.trainer.assemble import pretraining
+        from stages.training import publish, training_metrics
+
+        config = run.recipe.pretrain
+        with open_mesh(ranks, config.device, config.threads) as mesh:
+            trainer = pretraining(config, run.input("tokenize"), run.input_roots, RUNS, mesh)
+            _, final = trainer.train()
+        publish(trainer, run.output)
+        run.content = {"model": final.root}
+        metrics = training_metrics(trainer, final)
+        run.metrics(metrics)
+        run.summary(metrics)
