@@ -31,8 +31,8 @@ def _paragraph(values: Values) -> str:
     return f"\n\n{values[0]}\n\n"
 
 
-def _lines(values: Values) -> str:
-    return "\n" + "\n".join(values) + "\n"
+def _listed(values: Values) -> str:
+    return "\n\n" + "\n\n".join(values) + "\n\n"
 
 
 def _measure(values: Values) -> str:
@@ -59,7 +59,7 @@ _SHOWING = _table(
         "formatnum, gaps, iast, shy, visible anchor, vanchor, vr, nihongo, zh, em, strong": _first,
         "ill, interlanguage link, angbr, sc, flag, flagcountry, term, defn, okina": _first,
         "lang, rtl-lang, transl, transliteration": _last,
-        "hlist, ordered list, unbulleted list, columns-list, plainlist": _lines,
+        "hlist, ordered list, unbulleted list, columns-list, plainlist": _listed,
         "convert, cvt": _measure,
         "frac, fraction, sfrac": "/".join,
         "chem, chem2": "".join,

@@ -27,8 +27,10 @@ _REMOVED = re.compile(
 # Namespaces and language prefixes whose links show nothing or a picture.
 _UNSHOWN = re.compile(r"(file|image|category|media|template|portal|[a-z]{2,3}(-[a-z]+)?):", re.I)
 _DROPPED_TAGS = {"ref", "table", "gallery", "timeline", "imagemap", "references", "score", "tr"}
-_BREAKS = {"br": "\n", "p": "\n\n", "blockquote": "\n\n", "div": "\n", "center": "\n", "hr": "\n"}
-_HEADING_MARK = "\x00"
+_BREAKS = {"p": "\n\n", "blockquote": "\n\n", "div": "\n\n", "center": "\n\n", "hr": "\n\n"}
+# Marks at the start of a line while the text is put together: a heading and its level, and a line
+# that is one by itself (list items, verse, code); other lines continue their paragraph.
+_HEADING_MARK, _LINE_MARK = "\x00", "\x01"
 
 
 def clean_wikitext(source: str) -> str:
@@ -87,10 +89,14 @@ def _tag(node: Any) -> str:
     if name in _DROPPED_TAGS:
         return ""
     text = _render(node.contents)
+    if name in {"br", "li", "dt", "dd"}:  # in wikitext an item's marker already starts a line
+        return f"{_LINE_MARK}{text}" if node.wiki_markup else f"\n{_LINE_MARK}{text}"
+    if name in {"poem", "pre", "source", "syntaxhighlight"}:
+        return f"\n\n{text}\n\n".replace("\n", f"\n{_LINE_MARK}")
     if name == "sup" and text.strip("-−+").isdigit():
         return f"^{text}"
     around = _BREAKS.get(name, "")
-    return f"{around}{text}{around}" if text else around
+    return f"{around}{text}{around}"
 
 
 def _template(node: Any) -> str:
@@ -103,20 +109,20 @@ def _template(node: Any) -> str:
     return template_text(name, values)
 
 
+_UNCLOSED_TABLE = re.compile(r"^[^\S\n]*(?:\{\||\||!|\[\[(?:file|image):).*\n?", re.I | re.M)
 # In order: what the parser or the dropped templates leave behind.
 _REPAIRS = [
     (re.compile(pattern, re.IGNORECASE | re.MULTILINE), replacement)
     for pattern, replacement in (
-        (r"^[^\S\n]*(?:\{\||\||!|\[\[(?:file|image):).*$", ""),  # tables that are not closed
         (r"[^\S\n]+", " "),
         (r"\b(?:https?|ftp)://\S+", ""),
         (r"\((?:[\s,;:/–-]|\bor\b|\band\b|listen|pronounced|e\.g\.|see)*\)", ""),
         (r"\([\s,;:]+", "("),
-        (r"[\s,;:]+\)", ")"),
+        (r"[^\S\n]*[,;:]*[^\S\n]*\)", ")"),
         (r"\[\s*\]", ""),
         (r" {2,}", " "),
         (r" +([,.;:!?)])", r"\1"),
-        (r",(?:,| ,)+", ","),
+        (r"([,:])(?:,| ,)+", r"\1"),
         (r"'{2,}", ""),
         (r"^[*#:; ]+", ""),
     )
@@ -124,13 +130,28 @@ _REPAIRS = [
 
 
 def _tidy(text: str) -> str:
-    text = html.unescape(text)
+    text = "\n".join(_unwrapped(_UNCLOSED_TABLE.sub("", html.unescape(text))))
     for pattern, replacement in _REPAIRS:
         text = pattern.sub(replacement, text)
     lines = [line.strip() for line in text.split("\n")]
     lines = [line for line in lines if not line or any(map(str.isalnum, line))]
     lines = _without_empty_sections(lines)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _unwrapped(text: str) -> list[str]:
+    """The lines of ``text``, where a paragraph that was wrapped over several is one."""
+    lines = [""]
+    continues = False  # whether the last line is a paragraph that the next line continues
+    for line in text.split("\n"):
+        # A space in front is wikitext for "as it stands".
+        plain = bool(line.strip()) and line[0] not in f" {_HEADING_MARK}{_LINE_MARK}"
+        if plain and continues:
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line.lstrip(_LINE_MARK))
+        continues = plain
+    return lines
 
 
 def _without_empty_sections(lines: list[str]) -> list[str]:
