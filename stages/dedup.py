@@ -16,8 +16,8 @@ def dedup(
     candidates, and those whose true Jaccard similarity is `min_jaccard` or more belong together.
     More buckets find more; more hashes per bucket find fewer, but more alike.
 
-    The longest document of a group is kept. The result depends on neither the shards nor the
-    workers.
+    The longest document of a group is kept. A group may be a chain: its ends can be less alike
+    than its neighbours. The result depends on neither the shards nor the workers.
 
     Writes `artifacts/dedup/documents/*.jsonl`, and `duplicates.jsonl` with what was removed, what
     was kept in its place and how similar they are.

@@ -33,7 +33,8 @@ class Icd10CmCategories:
             raise MissingExtraError("simple-icd-10-cm", "texts")
         import simple_icd_10_cm as icd  # parses the list when imported: seconds
 
-        for code in icd.get_all_codes(with_dots=True):
+        # A block of one category has its name, so such codes stand in the list twice.
+        for code in dict.fromkeys(icd.get_all_codes(with_dots=True)):
             if icd.is_category(code):
                 yield _record(icd, code)
 
