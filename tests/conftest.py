@@ -1,0 +1,53 @@
+"""What tests share: tiny corpora and recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_core.config import AdamW, Batch, Checkpoints, DecoderConfig, Grid, PretrainConfig
+from megatron_core.config.training import Schedule
+from megatron_core.data.indexed import IndexedWriter
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenized documents of two sources over a vocabulary of 64, train and held out."""
+    folder = tmp_path_factory.mktemp("tokens")
+    random = np.random.RandomState(0)
+    for split, documents in (("train", 60), ("heldout", 8)):
+        for source in ("notes", "books"):
+            with IndexedWriter(folder / split / f"{source}_text_document", np.uint16) as writer:
+                for _ in range(documents):
+                    start = random.randint(64)
+                    length = random.randint(20, 60)
+                    steps = random.randint(1, 3, size=length)
+                    writer.write([*((start + np.cumsum(steps)) % 63 + 1), 0])
+    return folder
+
+
+@pytest.fixture
+def tiny() -> PretrainConfig:
+    """A recipe of seconds."""
+    return tiny_recipe()
+
+
+def tiny_recipe() -> PretrainConfig:
+    """Eight steps of a two-layer decoder on a grid of four data shards."""
+    return PretrainConfig(
+        steps=8,
+        sequence_length=16,
+        batch=Batch(sequences=16, microbatch=2),
+        optimizer=AdamW(learning_rate=1e-2),
+        schedule=Schedule(warmup_steps=2),
+        grid=Grid(data=4),
+        threads=1,
+        checkpoints=Checkpoints(every=3, keep_last=5),
+        validate_every=4,
+        trackers=[],
+        model=DecoderConfig(
+            vocabulary=64, positions=32, layers=2, hidden=32, heads=4, kv_heads=2, ffn=48
+        ),
+    )
