@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from megatron_core.errors import CorpusError
+
+_BUFFER = 1 << 25  # bytes gathered before they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,30 +135,27 @@ def write_shard(path: Path, documents: Iterable[Document]) -> None:
 
 
 class ShardWriter:
-    """Deals documents into ``shards`` files of ``folder``: number i goes to shard i % shards."""
+    """Deals documents into ``shards`` files of ``folder``: number i goes to shard i % shards.
+
+    Lines are gathered in memory and appended now and then: thousands of shards are more files
+    than a process may hold open.
+    """
 
     def __init__(self, folder: Path, shards: int) -> None:
-        self._folder = folder
-        self._shards = shards
-        self._files: list[BinaryIO] = []
-        self._stack = ExitStack()
+        self._paths = [folder / f"{shard:05d}.jsonl" for shard in range(shards)]
+        self._lines: list[list[bytes]] = [[] for _ in self._paths]
+        self._waiting = 0
         self.count = 0
 
     def __enter__(self) -> ShardWriter:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._files = [
-            self._stack.enter_context((self._folder / f"{shard:05d}.jsonl").open("wb"))
-            for shard in range(self._shards)
-        ]
+        self._paths[0].parent.mkdir(parents=True, exist_ok=True)
+        for path in self._paths:
+            path.write_bytes(b"")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._flush()
 
     def write(self, document: Document) -> None:
         """Append ``document`` to the shard whose turn it is.
@@ -167,5 +164,16 @@ class ShardWriter:
             orjson.JSONEncodeError: the text is not valid Unicode; nothing was written.
         """
         line = document.to_line()
-        self._files[self.count % self._shards].write(line)
+        self._lines[self.count % len(self._paths)].append(line)
         self.count += 1
+        self._waiting += len(line)
+        if self._waiting > _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        for path, lines in zip(self._paths, self._lines, strict=True):
+            if lines:
+                with path.open("ab") as file:
+                    file.writelines(lines)
+                lines.clear()
+        self._waiting = 0

@@ -11,8 +11,8 @@ from megatron_core.data.sources.source import Record
 from megatron_core.errors import MissingExtraError
 
 # "(E08.-)", "(O10-O11, O13-O16)", "(T36-T50 with fifth or sixth character 5)"
-_BRACKETED = re.compile(r"\s*[\[(][^()\[\]]*\b[A-Z]\d[\dA-Z]\b[^()\[\]]*[\])]")
-_NAMES_CODES = re.compile(r"\b[A-Z]\d[\dA-Z]\b|chapter", re.IGNORECASE)
+_BRACKETED = re.compile(r"\s*[\[(][^()\[\]]*\b[A-Z](?:\d[\dA-Z]|A\d)\b[^()\[\]]*[\])]")
+_NAMES_CODES = re.compile(r"\b[A-Z](?:\d[\dA-Z]|A\d)\b|chapter", re.IGNORECASE)
 _LONGEST = 5  # characters; the sixth and seventh tell sides, encounters and fetuses apart
 
 
