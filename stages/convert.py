@@ -19,7 +19,9 @@ def convert(
     and the largest difference between our logits and those of transformers. The stage fails when
     a tensor's bits or the logits are not the same.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported
+    # Both are read when the libraries are imported.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from megatron_core.checkpoint import last_checkpoint, load_weights
     from megatron_core.config import DecoderConfig
     from megatron_core.conversion import export_decoder
