@@ -37,7 +37,7 @@ def test_training_stays_clear_of_the_heldout(tmp_path: Path) -> None:
     config = DecontaminateConfig(heldout=0.3, ngram=4, max_overlap=0.25)
     texts = sentences(150)
     # Later texts quote earlier ones to every degree; some of those are held out.
-    texts += [f"{texts[n]} {text}" for n, text in enumerate(sentences(100, seed=1))]
+    texts += [f"{text} {texts[n]}" for n, text in enumerate(sentences(100, seed=1))]
     texts += texts[:30]
     documents = write(tmp_path / "in", texts)
     counts = decontaminate_documents(tmp_path / "in", tmp_path / "out", config)
