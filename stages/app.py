@@ -9,9 +9,15 @@ from collections.abc import Callable
 import typer
 
 from megatron_core.errors import ReforgeError
+from stages.curate import curate
+from stages.decontaminate import decontaminate
+from stages.dedup import dedup
 from stages.finetune import finetune
+from stages.ingest import ingest
 from stages.pretrain import pretrain
 from stages.run import console
+from stages.tokenize import tokenize
+from stages.tokenizer import tokenizer
 
 app = typer.Typer(
     name="reforge",
@@ -22,7 +28,16 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-STAGES: tuple[Callable[..., None], ...] = (pretrain, finetune)
+STAGES: tuple[Callable[..., None], ...] = (
+    ingest,
+    curate,
+    dedup,
+    decontaminate,
+    tokenizer,
+    tokenize,
+    pretrain,
+    finetune,
+)
 for stage in STAGES:
     app.command()(stage)
 

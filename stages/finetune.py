@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_core.files import write_json
 from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params
-from stages.run import RUNS, StageRun, chosen_layout, stage_run
+from stages.run import RUNS, StageRun, stage_run
 
 if TYPE_CHECKING:
     from megatron_core.checkpoint import Checkpoint
-    from megatron_core.parallel.layout import Layout
 
 
 def finetune(
     params: Params = DEFAULT_PARAMS,
     overrides: Overrides = None,
     dry_run: DryRun = False,
-    layout: LayoutOption = None,
+    layout: LayoutOption = "auto",
 ) -> None:
     """Adapt the pretrained model to a domain, then fine-tune a classifier on the result.
 
@@ -28,17 +27,16 @@ def finetune(
 
     Both parts resume like `pretrain`, and take `--layout` as it does.
     """
-    ranks = chosen_layout(layout)
     with stage_run(
         "finetune",
         params=params,
         overrides=overrides,
         dry_run=dry_run,
         inputs=["pretrain", "tokenize", "tokenizer", "decontaminate"],
-        layout=ranks,
+        layout=layout,
     ) as run:
-        metrics, adapted, path = _continue(run, ranks)
-        results, classifier = _classify(run, ranks, path)
+        metrics, adapted, path = _continue(run)
+        results, classifier = _classify(run, path)
         run.content = {
             "continued": adapted.root,
             "classification": classifier.root,
@@ -57,7 +55,7 @@ def finetune(
         )
 
 
-def _continue(run: StageRun, ranks: Layout) -> tuple[dict[str, Any], Checkpoint, Path]:
+def _continue(run: StageRun) -> tuple[dict[str, Any], Checkpoint, Path]:
     """Continued pretraining; its metrics, final checkpoint and where that lies."""
     from megatron_core.checkpoint import find_checkpoints
     from megatron_core.parallel.mesh import open_mesh
@@ -67,14 +65,14 @@ def _continue(run: StageRun, ranks: Layout) -> tuple[dict[str, Any], Checkpoint,
     config = run.recipe.finetune.continued
     start = find_checkpoints(run.input("pretrain") / "checkpoints")[-1]
     inputs = {"tokenize": run.input_roots["tokenize"]}
-    with open_mesh(ranks, config.device, config.threads) as mesh:
+    with open_mesh(run.layout, config.device, config.threads) as mesh:
         trainer = continued_pretraining(config, start, run.input("tokenize"), inputs, RUNS, mesh)
         path, final = trainer.train()
     publish(trainer, run.output / "continued")
     return training_metrics(trainer, final), final, path
 
 
-def _classify(run: StageRun, ranks: Layout, start: Path) -> tuple[dict[str, Any], Checkpoint]:
+def _classify(run: StageRun, start: Path) -> tuple[dict[str, Any], Checkpoint]:
     """The classifier and its baselines; writes ``classification/results.json``."""
     from megatron_core.data.chapters import chapter_texts
     from megatron_core.data.tokenizer import Tokenizer
@@ -105,7 +103,7 @@ def _classify(run: StageRun, ranks: Layout, start: Path) -> tuple[dict[str, Any]
         for part in (train, test)
     )
     inputs = {stage: run.input_roots[stage] for stage in ("tokenizer", "decontaminate")}
-    with open_mesh(ranks, config.device, config.threads) as mesh:
+    with open_mesh(run.layout, config.device, config.threads) as mesh:
         trainer = classification(
             config, start, train_examples, test_examples, classes, inputs, RUNS, mesh
         )

@@ -18,12 +18,12 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved section and the plan; do nothing.")
 ]
 LayoutOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--layout",
         metavar="data=N",
         envvar="REFORGE_LAYOUT",
-        help="Ranks to run on; changes no bit of the result.",
+        help="Ranks to run on, or auto for as many as fit here; changes no bit of the result.",
     ),
 ]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params
-from stages.run import RUNS, chosen_layout, stage_run
+from stages.run import RUNS, stage_run
 
 
 def pretrain(
     params: Params = DEFAULT_PARAMS,
     overrides: Overrides = None,
     dry_run: DryRun = False,
-    layout: LayoutOption = None,
+    layout: LayoutOption = "auto",
 ) -> None:
     """Train a decoder from scratch on the tokenized sources.
 
@@ -18,24 +18,24 @@ def pretrain(
     of the inputs' roots. Killed anywhere, the same command continues from its last checkpoint
     and ends with the bits of an uninterrupted run.
 
-    `--layout data=2` spreads it over two ranks of this machine; under torchrun or srun it joins
-    the ranks that exist. The layout changes no bit, so DVC does not track it.
+    By default it takes as many ranks as the grid allows and this machine has room for;
+    `--layout data=2` (or `REFORGE_LAYOUT`) takes two. Under torchrun or srun it joins the ranks
+    that exist. The layout changes no bit, so DVC does not track it.
     """
-    ranks = chosen_layout(layout)
     with stage_run(
         "pretrain",
         params=params,
         overrides=overrides,
         dry_run=dry_run,
         inputs=["tokenize"],
-        layout=ranks,
+        layout=layout,
     ) as run:
         from megatron_core.parallel.mesh import open_mesh
         from megatron_core.trainer.assemble import pretraining
         from stages.training import publish, training_metrics
 
         config = run.recipe.pretrain
-        with open_mesh(ranks, config.device, config.threads) as mesh:
+        with open_mesh(run.layout, config.device, config.threads) as mesh:
             trainer = pretraining(config, run.input("tokenize"), run.input_roots, RUNS, mesh)
             _, final = trainer.train()
         publish(trainer, run.output)

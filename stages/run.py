@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
@@ -46,11 +47,17 @@ class StageRun:
     """
 
     def __init__(
-        self, name: str, recipe: Recipe, output: Path, inputs: Mapping[str, Manifest]
+        self,
+        name: str,
+        recipe: Recipe,
+        output: Path,
+        inputs: Mapping[str, Manifest],
+        layout: Layout,
     ) -> None:
         self.name = name
         self.recipe = recipe
         self.output = output
+        self.layout = layout
         self.content: dict[str, str] | None = None
         self._inputs = inputs
         self._metrics: dict[str, Any] | None = None
@@ -97,12 +104,12 @@ def stage_run(
     overrides: Sequence[str] | None,
     dry_run: bool,
     inputs: Sequence[str] = (),
-    layout: Layout | None = None,
+    layout: str | None = None,
 ) -> Iterator[StageRun]:
     """Run the body of stage ``name`` on the artifacts of ``inputs``.
 
-    With a ``layout`` of several ranks the command first becomes that many processes, which all
-    run the body; only the first one's ``output`` is kept.
+    A training stage gives its ``--layout``. When that is of several ranks the command first
+    becomes that many processes, which all run the body; only the first one's ``output`` is kept.
 
     Raises:
         ReforgeError: the recipe is wrong, an input is missing or altered, or the disk refuses.
@@ -110,20 +117,22 @@ def stage_run(
     """
     recipe = load_recipe(params, overrides or ())
     section: Section = getattr(recipe, name)
+    chosen = _choose_layout(layout, name, recipe) if layout else Layout()
     if dry_run:
-        _print_plan(name, section, inputs)
+        _print_plan(name, section, inputs, chosen)
         raise typer.Exit
     opened = {stage: _open_input(name, stage) for stage in inputs}
-    if layout is not None:
-        _become_ranks(layout, name, recipe)
+    if chosen.ranks > 1 and joined_ranks() is None:
+        launch(chosen.ranks, "stages.app", sys.argv[1:])
+        raise typer.Exit
     started, clock = datetime.now(UTC), time.monotonic()
     artifact = ARTIFACTS / name
     if not is_first_rank():
         with tempfile.TemporaryDirectory() as unused:
-            yield StageRun(name, recipe, Path(unused), opened)
+            yield StageRun(name, recipe, Path(unused), opened, chosen)
         return
     with staged_folder(artifact) as output:
-        run = StageRun(name, recipe, output, opened)
+        run = StageRun(name, recipe, output, opened, chosen)
         yield run
         manifest = Manifest.of(
             output,
@@ -135,7 +144,7 @@ def stage_run(
                 command=shlex.join(["reforge", *sys.argv[1:]]),
                 started=started.isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - clock, 3),
-                layout=(layout or Layout()).degrees(),
+                layout=chosen.degrees(),
                 environment=Environment.current(),
             ),
         )
@@ -146,19 +155,26 @@ def stage_run(
     run.print_summary(manifest)
 
 
-def chosen_layout(text: str | None) -> Layout:
-    """The layout of ``--layout``, or of the ranks that a launcher started."""
-    return Layout.parse(text, joined=joined_ranks())
+def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
+    """Resolve ``--layout`` for the training runs of stage ``name``."""
+    runs = {
+        path: training
+        for path, training in training_runs(recipe).items()
+        if path.partition(".")[0] == name
+    }
+    threads = max(training.threads for training in runs.values())
+    if any(training.device == "cuda" for training in runs.values()):
+        import torch
 
-
-def _become_ranks(layout: Layout, name: str, recipe: Recipe) -> None:
-    """Check the layout against the grids of the stage; launch its ranks unless they exist."""
-    for path, training in training_runs(recipe).items():
-        if path.partition(".")[0] == name:
-            layout.check(training.grid, path)
-    if layout.ranks > 1 and joined_ranks() is None:
-        launch(layout.ranks, "stages.app", sys.argv[1:])
-        raise typer.Exit
+        room = torch.cuda.device_count()
+    else:
+        room = len(os.sched_getaffinity(0)) // threads
+    return Layout.choose(
+        text,
+        {path: training.grid for path, training in runs.items()},
+        room=room,
+        joined=joined_ranks(),
+    )
 
 
 def _open_input(stage: str, needed: str) -> Manifest:
@@ -179,9 +195,10 @@ def _open_input(stage: str, needed: str) -> Manifest:
     return manifest
 
 
-def _print_plan(name: str, section: Section, inputs: Sequence[str]) -> None:
+def _print_plan(name: str, section: Section, inputs: Sequence[str], layout: Layout) -> None:
     print(yaml.safe_dump({name: section.model_dump(mode="json")}, sort_keys=False), end="")
     for needed in inputs:
         state = "there" if manifest_path(ARTIFACTS / needed).exists() else "not made yet"
         print(f"# reads {ARTIFACTS / needed} ({state})")
+    print(f"# runs on {layout.ranks} rank{'s' if layout.ranks > 1 else ''}")
     print(f"# writes {ARTIFACTS / name}, {manifest_path(ARTIFACTS / name)}")

@@ -46,7 +46,7 @@ class EvaluateConfig(Section):
     question_source: str = Field("hpo", description="Ingested source of kind hpo")
     choices: int = Field(4, ge=2, description="Answers to choose from")
     batch_size: int = Field(8, ge=1, description="Requests scored together")
-    threads: int = Field(2, ge=1, description="CPU threads; they can change bits")
+    threads: int = Field(1, ge=1, description="CPU threads; they can change bits")
     seed: int = Field(1, ge=0, description="Of the choice of documents and distractors")
     generation: GenerationConfig = Field(
         default_factory=GenerationConfig, description="Sample generations"

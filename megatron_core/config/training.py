@@ -73,7 +73,7 @@ class TrainingConfig(Section):
         "fp32", description="Of activations and gradients; main weights are always fp32"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the arithmetic runs")
-    threads: int = Field(2, ge=1, description="CPU threads per process; they can change bits")
+    threads: int = Field(1, ge=1, description="CPU threads per process; they can change bits")
     seed: int = Field(1, ge=0, description="Of initial weights and data order")
     checkpoints: Checkpoints = Field(
         default_factory=Checkpoints, description="When to save and what to keep"

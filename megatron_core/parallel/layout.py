@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from megatron_core.config import Grid
@@ -24,14 +25,46 @@ class Layout:
         return asdict(self)
 
     @classmethod
-    def parse(cls, text: str | None, *, joined: int | None = None) -> Layout:
-        """Read ``data=2``; without a text, all ``joined`` ranks (or one) go to data.
+    def choose(
+        cls, text: str, grids: Mapping[str, Grid], *, room: int, joined: int | None
+    ) -> Layout:
+        """The layout that ``text`` asks for, checked against the ``grids`` of the recipe.
+
+        ``auto`` takes the ranks that have ``joined``, or as many as the grids allow and this
+        machine has ``room`` for.
 
         Raises:
-            ConfigError: the text is no layout, or asks for other ranks than have joined.
+            ConfigError: the text is no layout, asks for other ranks than have joined, or a
+                degree does not divide the grid's.
         """
-        if not text:
-            return cls(data=joined or 1)
+        if text != "auto":
+            layout = cls.parse(text)
+        elif joined is not None:
+            layout = cls(data=joined)
+        else:
+            degree = min(grid.data for grid in grids.values())
+            while degree > max(1, room):
+                degree //= 2
+            layout = cls(data=degree)
+        if joined is not None and layout.ranks != joined:
+            raise ConfigError(
+                f"--layout {text} needs {layout.ranks} ranks, but {joined} were launched"
+            )
+        for section, grid in grids.items():
+            if grid.data % layout.data:
+                raise ConfigError(
+                    f"data={layout.data} in the layout must divide {section}.grid.data = "
+                    f"{grid.data}; a larger grid is another recipe and gives other bits"
+                )
+        return layout
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """Read ``data=2``.
+
+        Raises:
+            ConfigError: the text is no layout.
+        """
         degrees: dict[str, int] = {}
         for part in text.split(","):
             name, _, number = part.partition("=")
@@ -43,17 +76,4 @@ class Layout:
             if not number.isdecimal() or int(number) < 1:
                 raise ConfigError(f"--layout {text}: `{part}` needs a whole number from 1 up")
             degrees[name] = int(number)
-        layout = cls(**degrees)
-        if joined is not None and layout.ranks != joined:
-            raise ConfigError(
-                f"--layout {text} needs {layout.ranks} ranks, but {joined} were launched"
-            )
-        return layout
-
-    def check(self, grid: Grid, section: str) -> None:
-        """Raise ConfigError unless each degree divides the grid's."""
-        if grid.data % self.data:
-            raise ConfigError(
-                f"--layout data={self.data} must divide {section}.grid.data = {grid.data}; "
-                "a larger grid is another recipe and gives other bits"
-            )
+        return cls(**degrees)

@@ -19,10 +19,9 @@ from tests.conftest import tiny_recipe
 from tests.ranks import run_ranks
 
 
-
 def work(tokens: Path, folder: Path, recipe: PretrainConfig, kill_at: int) -> None:
     """Train as one of the ranks that joined; the last of them dies at ``kill_at``."""
-    layout = Layout.parse(None, joined=joined_ranks())
+    layout = Layout(data=joined_ranks() or 1)
     with open_mesh(layout, recipe.device, recipe.threads) as mesh:
         trainer = pretraining(recipe, tokens, {}, folder, mesh)
         take_step = trainer._train_step
