@@ -9,13 +9,17 @@ from collections.abc import Callable
 import typer
 
 from megatron_core.errors import ReforgeError
+from stages.audit import audit
+from stages.convert import convert
 from stages.curate import curate
 from stages.decontaminate import decontaminate
 from stages.dedup import dedup
 from stages.finetune import finetune
 from stages.ingest import ingest
+from stages.init import init
 from stages.pretrain import pretrain
 from stages.run import console
+from stages.schema import schema
 from stages.tokenize import tokenize
 from stages.tokenizer import tokenizer
 
@@ -37,9 +41,14 @@ STAGES: tuple[Callable[..., None], ...] = (
     tokenize,
     pretrain,
     finetune,
+    convert,
+    audit,
 )
+TOOLS: tuple[Callable[..., None], ...] = (init, schema)
 for stage in STAGES:
-    app.command()(stage)
+    app.command(rich_help_panel="Stages, in the order of the pipeline")(stage)
+for tool in TOOLS:
+    app.command(rich_help_panel="Tools")(tool)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def exchange_sum(buffer: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     received = torch.empty_like(padded)
     dist.all_to_all_single(received, padded, group=group)
     mine = tree_sum(list(received.view(ranks, chunk).unbind()))
-    dist.all_gather_into_tensor(padded, mine.contiguous(), group=group)
+    dist.all_gather_single(padded, mine.contiguous(), group=group)
     return padded[:count]
 
 
@@ -41,5 +41,5 @@ def gather_numbers(numbers: Sequence[float], group: dist.ProcessGroup | None) ->
     device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
     mine = torch.tensor(numbers, dtype=torch.float64, device=device)
     gathered = mine.new_empty(dist.get_world_size(group) * len(mine))
-    dist.all_gather_into_tensor(gathered, mine, group=group)
+    dist.all_gather_single(gathered, mine, group=group)
     return [float(x) for x in gathered]

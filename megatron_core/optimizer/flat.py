@@ -18,9 +18,7 @@ class FlatLayout:
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
-        self.shapes = dict(
-            sorted(shapes.items(), key=lambda item: (len(item[1]) < 2, item[0]))
-        )
+        self.shapes = dict(sorted(shapes.items(), key=lambda item: (len(item[1]) < 2, item[0])))
         self.offsets: dict[str, int] = {}
         end = 0
         self.decayed = 0

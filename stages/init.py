@@ -1,0 +1,47 @@
+"""``reforge init``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megatron_core.errors import ConfigError, ReforgeError
+from megatron_core.files import staged_folder, write_text
+from stages.run import console
+
+_IGNORED = ("/artifacts/", "/metrics/", "/runs/", "/.venv/")
+
+
+def init(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe that comes with Reforge.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
+) -> None:
+    """Start a project: a folder with `params.yaml` and `dvc.yaml`, ready for `dvc repro`."""
+    names = recipes()
+    if recipe not in names:
+        raise ConfigError(f"there is no recipe {recipe}: choose one of {', '.join(names)}")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty: name a new folder")
+    with staged_folder(folder) as staging:
+        with as_file(files("pipelines") / recipe) as source:
+            for name in ("params.yaml", "dvc.yaml"):
+                shutil.copy(source / name, staging / name)
+        write_text(staging / ".gitignore", "".join(f"{line}\n" for line in _IGNORED))
+        for command in (["git", "init", "-q"], ["dvc", "init", "-q"],
+                        ["dvc", "config", "core.analytics", "false"]):  # fmt: skip
+            done = subprocess.run(command, cwd=staging, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise ReforgeError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+    console.print(f"{folder} is ready: cd {folder}, look at params.yaml, then run `dvc repro`")
+
+
+def recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(
+        entry.name for entry in files("pipelines").iterdir() if (entry / "params.yaml").is_file()
+    )
