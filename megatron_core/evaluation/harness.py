@@ -69,7 +69,8 @@ def run_harness(
     """Score the Hugging Face model in ``folder`` on ``tasks`` with lm-eval, on the CPU in fp32.
 
     A passage starts after the beginning-of-sequence token and is scored in consecutive windows
-    of ``config.context`` tokens, each of which sees the last token of the one before.
+    of ``config.context`` tokens. Each window sees the last token of the one before, the last
+    window as many as make it as long as the others.
 
     Args:
         folder: Model and tokenizer.

@@ -10,13 +10,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.models import (
-    SENTENCE,
-    random_decoder,
-    small_config,
-    small_tokenizer,
-    stored_weights,
-)
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from megatron_core.config import ConvertConfig, DecoderConfig
@@ -24,6 +17,13 @@ from megatron_core.conversion import export_decoder, import_decoder, llama, logi
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ReforgeError
 from megatron_core.model import Decoder
+from tests.models import (
+    SENTENCE,
+    random_decoder,
+    small_config,
+    small_tokenizer,
+    stored_weights,
+)
 
 VARIANTS = {
     "grouped": {},
@@ -153,7 +153,7 @@ def test_a_wrong_name_map_is_caught_by_the_logits(
     names = dict(llama._LAYER_NAMES)
     names["ffn.gate"], names["ffn.up"] = names["ffn.up"], names["ffn.gate"]
     monkeypatch.setattr(llama, "_LAYER_NAMES", names)
-    with pytest.raises(ReforgeError, match="more than convert.max_logit_difference"):
+    with pytest.raises(ReforgeError, match=r"more than convert\.max_logit_difference"):
         export(random_decoder(small_config()), tokenizer, tmp_path)
 
 

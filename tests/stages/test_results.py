@@ -1,0 +1,159 @@
+"""``reforge convert`` and ``reforge evaluate``: from checkpoints to scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_core.data.documents import write_shard
+from megatron_core.data.indexed import IndexedWriter
+from megatron_core.data.tokenizer import Tokenizer
+from megatron_core.errors import ReforgeError
+from megatron_core.identity import manifest_path, read_manifest
+from stages.convert import convert
+from stages.evaluate import evaluate
+from stages.run import stage_run
+from tests.models import (
+    documents,
+    random_decoder,
+    small_config,
+    small_tokenizer,
+    write_checkpoint,
+)
+
+RECIPE = """
+ingest: {sources: {notes: {kind: jsonl, path: none.jsonl}, icd10cm: {kind: icd10cm},
+  hpo: {kind: hpo}}}
+tokenizer: {vocabulary: 300}
+convert: {max_logit_difference: 0.01}
+evaluate: {documents_per_source: 4, questions: 8, context: 32, threads: 1,
+  generation: {tokens: 5, prompts: [A heart]}}
+"""
+MODELS = {"unigram", "bigram", "trigram", "pretrained", "adapted"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in which all that the stages read is made; its weights are random."""
+    monkeypatch.chdir(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text(RECIPE)
+    run = {"params": params, "overrides": None, "dry_run": False}
+    heldout = [*documents("hpo", range(12)), *documents("notes", range(3))]
+    with stage_run("decontaminate", **run) as stage:
+        write_shard(stage.output / "heldout" / "00000.jsonl", heldout)
+    with stage_run("tokenizer", **run) as stage:
+        tokenizer = Tokenizer.load(small_tokenizer(stage.output))
+    with stage_run("tokenize", **run) as stage:
+        prefix = stage.output / "train" / "notes_text_document"
+        with IndexedWriter(prefix, np.uint16) as writer:
+            for document in documents("notes", range(20, 60)):
+                writer.write([*tokenizer.encode(document.text), tokenizer.end_of_document])
+    with stage_run("pretrain", **run) as stage:
+        write_checkpoint(stage.output / "checkpoints", random_decoder(small_config(), 1))
+    with stage_run("finetune", **run) as stage:
+        decoder = random_decoder(small_config(), 2)
+        write_checkpoint(stage.output / "continued" / "checkpoints", decoder)
+    return tmp_path
+
+
+def test_from_checkpoints_to_scores(project: Path) -> None:
+    convert()
+    metrics = json.loads((project / "metrics/convert.json").read_text())
+    assert set(metrics) == {"pretrain", "continued"}
+    evaluate()
+    scores = json.loads((project / "artifacts/evaluate/scores.json").read_text())
+    assert set(scores["perplexity"]) == {"hpo", "notes", "all"}
+    assert all(set(found) == MODELS for found in scores["perplexity"].values())
+    assert set(scores["multiple_choice"]) == {*MODELS, "chance"}
+    assert scores["documents"] == {"hpo": 4, "notes": 3}
+    assert scores["questions"] == 8
+    check_units(project, scores)
+    check_roots(project, scores)
+    lines = json.loads((project / "artifacts/evaluate/generations.json").read_text())
+    assert [line["model"] for line in lines] == ["pretrained", "adapted"]
+    metrics = json.loads((project / "metrics/evaluate.json").read_text())
+    assert metrics["perplexity"] == scores["perplexity"]
+    for path in (project / "artifacts/evaluate").rglob("*.json*"):
+        assert str(project) not in path.read_text()
+    root = read_manifest(manifest_path(project / "artifacts/evaluate")).root
+    evaluate()
+    assert read_manifest(manifest_path(project / "artifacts/evaluate")).root == root
+
+
+def check_units(project: Path, scores: dict[str, dict]) -> None:
+    """All rows are of the same text, and the models' are those of lm-eval."""
+    tokenizer = Tokenizer.load(project / "artifacts/tokenizer")
+    total = 0
+    losses = dict.fromkeys(MODELS, 0.0)
+    for source in scores["documents"]:
+        path = project / f"artifacts/evaluate/tasks/perplexity_{source}.jsonl"
+        texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+        size = sum(len(text.encode()) for text in texts)
+        tokens = sum(len(tokenizer.encode(text)) for text in texts)
+        words = sum(len(text.split()) for text in texts)
+        for model, found in scores["perplexity"][source].items():
+            loss = found["bits_per_byte"] * size * math.log(2)
+            assert math.log(found["token_perplexity"]) * tokens == pytest.approx(loss)
+            assert math.log(found["word_perplexity"]) * words == pytest.approx(loss)
+            losses[model] += loss
+        for model, raw in scores["lm_eval"].items():
+            ours = scores["perplexity"][source][model]
+            for unit in ("bits_per_byte", "word_perplexity"):
+                assert raw[source][unit] == pytest.approx(ours[unit], rel=1e-12)
+        total += size
+    for model, found in scores["perplexity"]["all"].items():
+        assert found["bits_per_byte"] == pytest.approx(losses[model] / total / math.log(2))
+    for model, raw in scores["lm_eval"].items():
+        found = scores["multiple_choice"][model]
+        right = found["accuracy"] * 8
+        assert (found["accuracy"], found["accuracy_norm"]) == tuple(raw["questions"].values())
+        deviation = np.std([1.0] * round(right) + [0.0] * (8 - round(right)), ddof=1)
+        assert found["accuracy_stderr"] == pytest.approx(deviation / math.sqrt(8))
+
+
+def check_roots(project: Path, scores: dict[str, dict]) -> None:
+    for model, folder in (
+        ("pretrained", "pretrain/checkpoints"),
+        ("adapted", "finetune/continued/checkpoints"),
+    ):
+        path = project / "artifacts" / folder / "step-00000001/checkpoint.json"
+        assert scores["roots"][model] == json.loads(path.read_text())["root"]
+    tokenizer = read_manifest(manifest_path(project / "artifacts/tokenizer"))
+    assert scores["roots"]["tokenizer"] == tokenizer.root
+    assert len(scores["roots"]["tasks"]) == 64
+
+
+def test_another_tokenizer_is_refused(project: Path) -> None:
+    convert()
+    path = project / "artifacts/convert/pretrain/tokenizer.json"
+    settings = json.loads(path.read_text())
+    settings["model"]["merges"] = []
+    path.write_text(json.dumps(settings).ljust(path.stat().st_size))
+    record(project / "artifacts/convert")
+    with pytest.raises(ReforgeError, match="gives other tokens than the pipeline's"):
+        evaluate()
+    assert not (project / "artifacts/evaluate").exists()
+
+
+def record(artifact: Path) -> None:
+    """Make the manifest fit the files, so that only the stage's own check can object."""
+    path = manifest_path(artifact)
+    manifest = json.loads(path.read_text())
+    for name, entry in manifest["files"].items():
+        entry["size"] = (artifact / name).stat().st_size
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_stage_without_checkpoints_says_so(project: Path) -> None:
+    folder = project / "artifacts/pretrain/checkpoints/step-00000001"
+    file = next(folder.glob("*.distcp"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ReforgeError, match="holds no checkpoint"):
+        convert()
