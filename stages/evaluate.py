@@ -42,6 +42,7 @@ def evaluate(
             tokenized=run.input("tokenize") / "train",
             output=run.output,
             config=config,
+            context=config.context or run.recipe.pretrain.sequence_length,
             roots={"tokenizer": run.input_roots["tokenizer"]},
         )
         write_generations(

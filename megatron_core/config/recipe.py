@@ -83,7 +83,7 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
         )
     for path, run in training_runs(recipe).items():
         yield from _training_problems(path, run, model)
-    if recipe.evaluate.context > model.positions:
+    if (recipe.evaluate.context or 0) > model.positions:
         yield Problem(
             "evaluate.context",
             f"must not exceed pretrain.model.positions = {model.positions}",

@@ -39,8 +39,8 @@ class EvaluateConfig(Section):
     max_characters: int = Field(
         4000, ge=100, description="Longer documents are cut for perplexity, after a whole word"
     )
-    context: int = Field(
-        256, ge=8, description="Tokens a model sees at most; best what it was trained on"
+    context: int | None = Field(
+        None, ge=8, description="Tokens a model sees at most; null is pretrain.sequence_length"
     )
     questions: int = Field(200, ge=1, description="Multiple-choice questions on definitions")
     question_source: str = Field("hpo", description="Ingested source of kind hpo")

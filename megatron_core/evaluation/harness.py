@@ -64,18 +64,19 @@ class _Model(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def run_harness(
-    folder: Path, tasks: TaskSet, config: EvaluateConfig, *, name: str
+    folder: Path, tasks: TaskSet, config: EvaluateConfig, *, context: int, name: str
 ) -> HarnessResult:
     """Score the Hugging Face model in ``folder`` on ``tasks`` with lm-eval, on the CPU in fp32.
 
     A passage starts after the beginning-of-sequence token and is scored in consecutive windows
-    of ``config.context`` tokens. Each window sees the last token of the one before, the last
+    of ``context`` tokens. Each window sees the last token of the one before, the last
     window as many as make it as long as the others.
 
     Args:
         folder: Model and tokenizer.
         tasks: What to score.
-        config: Context, batch size, threads.
+        config: Batch size and threads.
+        context: Tokens the model sees at most.
         name: Of the model, for the progress bar.
     """
     threads = torch.get_num_threads()
@@ -84,7 +85,7 @@ def run_harness(
         with _quiet(), progress_bar() as bar:
             model = _Model(
                 bar, f"scoring {name}", pretrained=str(folder), device="cpu", dtype="float32",
-                batch_size=config.batch_size, max_length=config.context, add_bos_token=False,
+                batch_size=config.batch_size, max_length=context, add_bos_token=False,
             )  # fmt: skip
             found = evaluate(
                 model,

@@ -32,6 +32,7 @@ def score_models(
     tokenized: Path,
     output: Path,
     config: EvaluateConfig,
+    context: int,
     roots: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write the tasks to ``output/tasks`` and the scores to ``output/scores.json``.
@@ -43,6 +44,7 @@ def score_models(
         tokenized: Training datasets, for the n-gram baselines.
         output: Folder to fill.
         config: What to score and how.
+        context: Tokens a model sees at most; best what it was trained on.
         roots: Further content roots to record beside those of models and tasks.
 
     Returns:
@@ -69,7 +71,7 @@ def score_models(
     certificates = {}
     raw = {}
     for name, folder in models.items():
-        result = run_harness(folder, tasks, config, name=name)
+        result = run_harness(folder, tasks, config, context=context, name=name)
         _check_tokens(result, tokens, folder)
         scores.add(name, result.log_likelihoods, result.questions)
         raw[name] = {**result.perplexity, "questions": result.questions}

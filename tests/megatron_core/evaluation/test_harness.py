@@ -25,7 +25,7 @@ from tests.models import (
 )
 
 CONTEXT = 24
-CONFIG = EvaluateConfig(context=CONTEXT, threads=1, batch_size=3, questions=20)
+CONFIG = EvaluateConfig(threads=1, batch_size=3, questions=20)
 PASSAGES = {
     # The first takes three windows; the second is not ASCII and shorter than one.
     "books": [Passage("books/0", (SENTENCE.format(5, "liver", 7) * 2)[:-3])],
@@ -43,7 +43,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Tokenizer
         checkpoint="root",
     )  # fmt: skip
     level = logging.getLogger("lm_eval").level
-    result = run_harness(folder / "model", tasks(), CONFIG, name="test")
+    result = run_harness(folder / "model", tasks(), CONFIG, context=CONTEXT, name="test")
     assert logging.getLogger("lm_eval").level == level
     return decoder.double(), Tokenizer.load(tokenizer), result
 
