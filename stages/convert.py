@@ -22,10 +22,9 @@ def convert(
     # Both are read when the libraries are imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from megatron_core.checkpoint import last_checkpoint, load_weights
+    from megatron_core.checkpoint import find_checkpoints, load_weights, read_checkpoint
     from megatron_core.config import DecoderConfig
     from megatron_core.conversion import export_decoder
-    from megatron_core.errors import ReforgeError
 
     with stage_run(
         "convert", params=params, overrides=overrides, dry_run=dry_run,
@@ -36,10 +35,8 @@ def convert(
             ("pretrain", run.input("pretrain") / "checkpoints"),
             ("continued", run.input("finetune") / "continued" / "checkpoints"),
         ):
-            found = last_checkpoint(folder)
-            if found is None:
-                raise ReforgeError(f"{folder} holds no checkpoint: run its stage again")
-            path, checkpoint = found
+            path = find_checkpoints(folder)[-1]
+            checkpoint = read_checkpoint(path)
             certificate = export_decoder(
                 load_weights(path),
                 DecoderConfig.model_validate(checkpoint.model["config"]),

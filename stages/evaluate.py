@@ -69,6 +69,7 @@ def evaluate(
                 "accuracy": ", ".join(
                     f"{model} {values['accuracy']:.3f}"
                     for model, values in scores["multiple_choice"].items()
-                ),
+                )
+                or "nothing was asked",
             }
         )

@@ -11,6 +11,7 @@ from stages.run import RUNS, StageRun, stage_run
 
 if TYPE_CHECKING:
     from megatron_core.checkpoint import Checkpoint
+    from megatron_core.config import ClassificationConfig
 
 
 def finetune(
@@ -21,9 +22,10 @@ def finetune(
 ) -> None:
     """Adapt the pretrained model to a domain, then fine-tune a classifier on the result.
 
-    First continued pretraining on the domain's sources; then a classifier of ICD-10-CM codes
-    into chapters. Categories are whole on one side of the split, so siblings never leak, and
-    the scores stand beside TF-IDF with logistic regression and the majority class.
+    First continued pretraining on the domain's sources. Then, when the recipe has a
+    `classification`, a classifier of ICD-10-CM codes into chapters: categories are whole on one
+    side of the split, so siblings never leak, and the scores stand beside TF-IDF with logistic
+    regression and the majority class.
 
     Both parts resume like `pretrain`, and take `--layout` as it does.
     """
@@ -35,24 +37,18 @@ def finetune(
         inputs=["pretrain", "tokenize", "tokenizer", "decontaminate"],
         layout=layout,
     ) as run:
-        metrics, adapted, path = _continue(run)
-        results, classifier = _classify(run, path)
-        run.content = {
-            "continued": adapted.root,
-            "classification": classifier.root,
-        }
-        model, tfidf, majority = (
-            results[name] for name in ("model", "tfidf_logistic_regression", "majority")
-        )
-        run.metrics({"continued": metrics, "classification": results})
-        run.summary(
-            {
-                "continued: held-out loss": metrics.get("heldout_loss", "none"),
-                "classifier macro-F1": model["macro_f1"],
-                "TF-IDF + logistic regression": tfidf["macro_f1"],
-                "majority class": majority["macro_f1"],
-            }
-        )
+        continued, adapted, path = _continue(run)
+        metrics = {"continued": continued}
+        run.content = {"continued": adapted.root}
+        rows = {"continued, held-out loss": continued.get("heldout_loss", "none")}
+        if (config := run.recipe.finetune.classification) is not None:
+            results, classifier = _classify(run, config, path)
+            metrics["classification"] = results
+            run.content["classification"] = classifier.root
+            for name in ("model", "tfidf_logistic_regression", "majority"):
+                rows[f"macro-F1, {name.replace('_', ' ')}"] = results[name]["macro_f1"]
+        run.metrics(metrics)
+        run.summary(rows)
 
 
 def _continue(run: StageRun) -> tuple[dict[str, Any], Checkpoint, Path]:
@@ -72,7 +68,9 @@ def _continue(run: StageRun) -> tuple[dict[str, Any], Checkpoint, Path]:
     return training_metrics(trainer, final), final, path
 
 
-def _classify(run: StageRun, start: Path) -> tuple[dict[str, Any], Checkpoint]:
+def _classify(
+    run: StageRun, config: ClassificationConfig, start: Path
+) -> tuple[dict[str, Any], Checkpoint]:
     """The classifier and its baselines; writes ``classification/results.json``."""
     from megatron_core.data.chapters import chapter_texts
     from megatron_core.data.tokenizer import Tokenizer
@@ -86,7 +84,6 @@ def _classify(run: StageRun, start: Path) -> tuple[dict[str, Any], Checkpoint]:
     from megatron_core.trainer.classification import ClassificationObjective, Examples
     from stages.training import publish
 
-    config = run.recipe.finetune.classification
     documents = run.input("decontaminate")
     train, test = (
         chapter_texts(documents / split, config.source, config.codes_per_category, config.seed)

@@ -24,7 +24,7 @@ class ClassificationConfig(TrainingConfig):
 
     steps: int = Field(150, ge=1, description="Optimizer steps")
     sequence_length: int = Field(48, ge=8, description="Tokens per description; longer ones cut")
-    source: str = Field("icd10cm", description="Ingested source of kind icd10cm")
+    source: str = Field(description="Ingested source of kind icd10cm")
     codes_per_category: int = Field(
         8, ge=1, description="Most examples taken from one three-character category"
     )
@@ -36,6 +36,6 @@ class FinetuneConfig(Section):
     continued: ContinuedConfig = Field(
         default_factory=ContinuedConfig, description="Continued pretraining"
     )
-    classification: ClassificationConfig = Field(
-        default_factory=ClassificationConfig, description="Classifier on the adapted model"
+    classification: ClassificationConfig | None = Field(
+        None, description="Classifier on the adapted model; null for none"
     )

@@ -54,11 +54,13 @@ class Recipe(Section):
 
 def training_runs(recipe: Recipe) -> dict[str, TrainingConfig]:
     """Every training run of the recipe by its dotted path."""
-    return {
+    runs: dict[str, TrainingConfig] = {
         "pretrain": recipe.pretrain,
         "finetune.continued": recipe.finetune.continued,
-        "finetune.classification": recipe.finetune.classification,
     }
+    if recipe.finetune.classification is not None:
+        runs["finetune.classification"] = recipe.finetune.classification
+    return runs
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,14 @@ def _source_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield Problem(
                     f"{path}.{name}", "must be above 0; leave a source out instead", weight
                 )
-    for path, name, kind in (
-        ("finetune.classification.source", recipe.finetune.classification.source, "icd10cm"),
+    classification = recipe.finetune.classification
+    for path, wanted, kind in (
+        ("finetune.classification.source", classification and classification.source, "icd10cm"),
         ("evaluate.question_source", recipe.evaluate.question_source, "hpo"),
     ):
-        if name not in known:
-            yield Problem(path, f"is not one of ingest.sources: {', '.join(known)}", name)
-        elif known[name].kind != kind:
-            yield Problem(path, f"must name a source of kind {kind}", name)
+        if wanted is None:
+            continue
+        if wanted not in known:
+            yield Problem(path, f"is not one of ingest.sources: {', '.join(known)}", wanted)
+        elif known[wanted].kind != kind:
+            yield Problem(path, f"must name a source of kind {kind}", wanted)

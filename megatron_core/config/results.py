@@ -43,7 +43,9 @@ class EvaluateConfig(Section):
         None, ge=8, description="Tokens a model sees at most; null is pretrain.sequence_length"
     )
     questions: int = Field(200, ge=1, description="Multiple-choice questions on definitions")
-    question_source: str = Field("hpo", description="Ingested source of kind hpo")
+    question_source: str | None = Field(
+        None, description="Ingested source of kind hpo; null asks no questions"
+    )
     choices: int = Field(4, ge=2, description="Answers to choose from")
     batch_size: int = Field(8, ge=1, description="Requests scored together")
     threads: int = Field(1, ge=1, description="CPU threads; they can change bits")

@@ -53,6 +53,8 @@ def answer_questions(
     The likeliest choice after the prompt is the answer; for ``acc_norm``, likeliest by character.
     """
     right = normalized = 0
+    if not questions:
+        return {}
     for question in questions:
         start = len(tokenizer.encode(question.prompt))
         scores = np.array(

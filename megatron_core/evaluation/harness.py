@@ -30,7 +30,7 @@ class HarnessResult:
     Attributes:
         log_likelihoods: natural logarithm of the probability of each passage, by source.
         perplexity: lm-eval's metrics of the passages, by source.
-        questions: lm-eval's metrics of the questions.
+        questions: lm-eval's metrics of the questions, empty when there are none.
         tokens: the tokens of each passage as lm-eval saw them, by source.
     """
 
@@ -115,14 +115,15 @@ def _lm_eval_tasks(tasks: TaskSet) -> dict[str, ConfigurableTask]:
             "doc_to_target": "{{text}}",
             "metric_list": [_metric(name) for name in _PERPLEXITIES],
         }
-    made[QUESTIONS] = {
-        "output_type": "multiple_choice",
-        "custom_dataset": partial(_rows, [asdict(question) for question in tasks.questions]),
-        "doc_to_text": "{{prompt}}",
-        "doc_to_target": "answer",
-        "doc_to_choice": "choices",
-        "metric_list": [_metric("acc"), _metric("acc_norm")],
-    }
+    if tasks.questions:
+        made[QUESTIONS] = {
+            "output_type": "multiple_choice",
+            "custom_dataset": partial(_rows, [asdict(question) for question in tasks.questions]),
+            "doc_to_text": "{{prompt}}",
+            "doc_to_target": "answer",
+            "doc_to_choice": "choices",
+            "metric_list": [_metric("acc"), _metric("acc_norm")],
+        }
     return {
         name: ConfigurableTask(config={"task": name, "test_split": "test", **task})
         for name, task in made.items()
@@ -163,13 +164,13 @@ def _collect(
         perplexity[source] = {
             metric: float(found["results"][name][f"{metric},none"]) for metric in _PERPLEXITIES
         }
-    answers = found["results"][QUESTIONS]
-    return HarnessResult(
-        log_likelihoods,
-        perplexity,
-        {metric: float(answers[f"{metric},none"]) for metric in ("acc", "acc_norm")},
-        tokens,
-    )
+    answers = found["results"].get(QUESTIONS, {})
+    questions = {
+        metric: float(answers[f"{metric},none"])
+        for metric in ("acc", "acc_norm")
+        if f"{metric},none" in answers
+    }
+    return HarnessResult(log_likelihoods, perplexity, questions, tokens)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def score_models(
     written = {
         "documents": {source: len(passages) for source, passages in tasks.passages.items()},
         "lm_eval": raw,
-        "multiple_choice": {**scores.choices, "chance": {"accuracy": 1 / config.choices}},
+        "multiple_choice": scores.with_chance(config.choices),
         "perplexity": scores.perplexity,
         "questions": len(tasks.questions),
         "roots": {
@@ -107,7 +107,7 @@ class _Scores:
         log_likelihoods: Mapping[str, Sequence[float]],
         answers: Mapping[str, float],
     ) -> None:
-        """Add one model: log-likelihoods of the passages by source, and its accuracies."""
+        """Add one model: log-likelihoods of the passages by source, its accuracies if any."""
         sources = list(self._tasks.passages)
         for source, parts in {**{one: [one] for one in sources}, "all": sources}.items():
             self.perplexity[source][name] = perplexities(
@@ -115,12 +115,18 @@ class _Scores:
                 [passage for part in parts for passage in self._tasks.passages[part]],
                 sum(len(ids) for part in parts for ids in self._tokens[part]),
             )
+        if not answers:
+            return
         accuracy, count = answers["acc"], len(self._tasks.questions)
         self.choices[name] = {
             "accuracy": accuracy,
             "accuracy_norm": answers["acc_norm"],
             "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / max(count - 1, 1)),
         }
+
+    def with_chance(self, choices: int) -> Scores:
+        """The accuracies beside that of a guess; empty when nothing was asked."""
+        return {**self.choices, "chance": {"accuracy": 1 / choices}} if self.choices else {}
 
 
 def perplexities(

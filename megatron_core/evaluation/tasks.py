@@ -38,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Passages by source, in the order of the names, and questions."""
+    """Passages by source, in the order of the names, and questions, if any."""
 
     passages: dict[str, list[Passage]]
     questions: list[Question]
@@ -51,8 +51,11 @@ def make_tasks(heldout: Iterable[Document], config: EvaluateConfig) -> TaskSet:
         CorpusError: there are no documents, or too few defined terms for one question.
     """
     documents = list(heldout)
+    passages = choose_passages(documents, config)
+    if config.question_source is None:
+        return TaskSet(passages, [])
     defined = [document for document in documents if document.source == config.question_source]
-    return TaskSet(choose_passages(documents, config), make_questions(defined, config))
+    return TaskSet(passages, make_questions(defined, config))
 
 
 def choose_passages(
@@ -115,7 +118,8 @@ def write_tasks(tasks: TaskSet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for source, passages in tasks.passages.items():
         write_lines(folder / f"{task_name(source)}.jsonl", map(asdict, passages))
-    write_lines(folder / f"{QUESTIONS}.jsonl", map(asdict, tasks.questions))
+    if tasks.questions:
+        write_lines(folder / f"{QUESTIONS}.jsonl", map(asdict, tasks.questions))
 
 
 def task_name(source: str) -> str:
