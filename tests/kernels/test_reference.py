@@ -50,7 +50,7 @@ def rms_norm_formula(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def rotary_formula(x: Tensor) -> Tensor:
-    """Number i and number i + size / 2 are a complex number, turned by position × theta^(-2i/size)."""
+    """Numbers i and i + size / 2 are one complex number, turned by position × theta^(-2i/size)."""
     length, size = x.shape[-2:]
     half = size // 2
     turned = []

@@ -1,0 +1,158 @@
+"""The decoder against the same mathematics in float64, written with einsum and loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from megatron_core.config import DecoderConfig
+from megatron_core.model import Decoder, initialize
+from megatron_core.model.decoder import parameter_count
+from tests.models import random_decoder, small_config, stored_weights
+
+Array = NDArray[np.float64]
+SHAPES = {
+    "grouped": small_config(),
+    "untied": small_config(tied_embeddings=False, layers=1, rope_theta=500.0),
+    "one_kv_head": small_config(kv_heads=1, layers=3),
+    "as_many_kv_heads": small_config(kv_heads=4, norm_epsilon=1e-2),
+}
+
+
+def norm(x: Array, weight: Array, epsilon: float) -> Array:
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + epsilon) * weight
+
+
+def rotate(x: Array, theta: float) -> Array:
+    """``x [batch, length, heads, size]``: pair (i, i + size / 2) turns with the position."""
+    size = x.shape[-1]
+    out = np.empty_like(x)
+    for position in range(x.shape[1]):
+        for i in range(size // 2):
+            angle = position / theta ** (2 * i / size)
+            a, b = x[:, position, :, i], x[:, position, :, i + size // 2]
+            out[:, position, :, i] = a * np.cos(angle) - b * np.sin(angle)
+            out[:, position, :, i + size // 2] = a * np.sin(angle) + b * np.cos(angle)
+    return out
+
+
+def attend(x: Array, weights: dict[str, Array], layer: str, config: DecoderConfig) -> Array:
+    batch, length, _ = x.shape
+    size = config.hidden // config.heads
+
+    def project(name: str, heads: int) -> Array:
+        out = np.einsum("bth,oh->bto", x, weights[f"{layer}.attention.{name}.weight"])
+        return out.reshape(batch, length, heads, size)
+
+    query = rotate(project("query", config.heads), config.rope_theta)
+    key = rotate(project("key", config.kv_heads), config.rope_theta)
+    value = project("value", config.kv_heads)
+    mixed = np.zeros_like(query)
+    for head in range(config.heads):
+        group = head * config.kv_heads // config.heads
+        scores = np.einsum("bts,bus->btu", query[:, :, head], key[:, :, group]) / np.sqrt(size)
+        scores[:, np.triu(np.ones((length, length), bool), k=1)] = -np.inf
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        mixed[:, :, head] = np.einsum("btu,bus->bts", shares, value[:, :, group])
+    output = weights[f"{layer}.attention.output.weight"]
+    return np.einsum("bto,ho->bth", mixed.reshape(batch, length, -1), output)
+
+
+def feed_forward(x: Array, weights: dict[str, Array], layer: str) -> Array:
+    gate, up, down = (weights[f"{layer}.ffn.{name}.weight"] for name in ("gate", "up", "down"))
+    gated = np.einsum("bth,fh->btf", x, gate)
+    return np.einsum(
+        "btf,hf->bth", gated / (1 + np.exp(-gated)) * np.einsum("bth,fh->btf", x, up), down
+    )
+
+
+def logits_of(weights: dict[str, Array], config: DecoderConfig, tokens: NDArray[np.int64]) -> Array:
+    epsilon = config.norm_epsilon
+    x = weights["embedding.weight"][tokens]
+    for i in range(config.layers):
+        layer = f"layers.{i}"
+        x = x + attend(
+            norm(x, weights[f"{layer}.attention_norm.weight"], epsilon), weights, layer, config
+        )
+        x = x + feed_forward(
+            norm(x, weights[f"{layer}.ffn_norm.weight"], epsilon), weights, layer
+        )  # fmt: skip
+    head = weights["embedding.weight" if config.tied_embeddings else "head.weight"]
+    return np.einsum("bth,vh->btv", norm(x, weights["final_norm.weight"], epsilon), head)
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_logits_are_those_of_the_formula(config: DecoderConfig) -> None:
+    decoder = random_decoder(config)
+    tokens = torch.randint(config.vocabulary, (3, 21), generator=torch.Generator().manual_seed(0))
+    weights = {name: w.double().numpy() for name, w in stored_weights(decoder).items()}
+    expected = logits_of(weights, config, tokens.numpy())
+    with torch.no_grad():
+        logits = decoder(tokens).double().numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("changed", [0, 1, 7, 15])
+def test_a_token_changes_nothing_before_it(changed: int) -> None:
+    decoder = random_decoder(small_config())
+    tokens = torch.randint(300, (1, 16), generator=torch.Generator().manual_seed(1))
+    other = tokens.clone()
+    other[0, changed] = (other[0, changed] + 1) % 300
+    with torch.no_grad():
+        before, after = decoder(tokens), decoder(other)
+    assert torch.equal(before[:, :changed], after[:, :changed])
+    assert not torch.isclose(before[:, changed:], after[:, changed:]).all(-1).any()
+
+
+def initial_weights(config: DecoderConfig, seed: int) -> dict[str, torch.Tensor]:
+    decoder = Decoder(config)
+    initialize(decoder, config, seed)
+    return stored_weights(decoder)
+
+
+def test_initial_weights_are_a_function_of_seed_and_name_alone() -> None:
+    deep, seed = small_config(layers=4), 3
+    torch.manual_seed(1)
+    first = initial_weights(deep, seed)
+    torch.manual_seed(2)  # the global generator has no say
+    second = initial_weights(deep, seed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    # Nor have the other tensors: this model has fewer, and another vocabulary.
+    shallow = initial_weights(small_config(layers=2, vocabulary=100), seed)
+    scaled = ("attention.output.weight", "ffn.down.weight")
+    for name, tensor in shallow.items():
+        if name != "embedding.weight":
+            scale = (2 / 4) ** 0.5 if name.endswith(scaled) else 1.0
+            torch.testing.assert_close(first[name], tensor * scale)
+    matrices = [t.flatten()[:64] for t in first.values() if t.ndim == 2]
+    assert len({tuple(part.tolist()) for part in matrices}) == len(matrices)
+    other = initial_weights(deep, seed + 1)
+    assert not any(torch.equal(first[n], other[n]) for n in first if first[n].ndim == 2)
+
+
+def test_initial_weights_have_their_scale() -> None:
+    config = small_config(vocabulary=3000, hidden=64, ffn=512, layers=8, initial_std=0.05)
+    for name, tensor in initial_weights(config, 1).items():
+        if tensor.ndim < 2:
+            assert torch.equal(tensor, torch.ones_like(tensor))
+            continue
+        residual = name.endswith(("attention.output.weight", "ffn.down.weight"))
+        assert float(tensor.std()) == pytest.approx(0.05 / (4 if residual else 1), rel=0.1)
+        assert abs(float(tensor.mean())) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        # 300·32 embedding + 2 layers of (2·32·32 q, o + 2·16·32 k, v + 3·48·32 ffn + 2·32) + 32
+        (small_config(), 9600 + 2 * (2048 + 1024 + 4608 + 64) + 32),
+        (small_config(tied_embeddings=False), 9600 + 2 * (2048 + 1024 + 4608 + 64) + 32 + 9600),
+        (small_config(layers=5, kv_heads=4), 9600 + 5 * (4096 + 4608 + 64) + 32),
+    ],
+    ids=["tied", "untied", "deep"],
+)
+def test_parameters_are_counted(config: DecoderConfig, count: int) -> None:
+    assert parameter_count(config) == count
