@@ -14,6 +14,7 @@ from stages.convert import convert
 from stages.curate import curate
 from stages.decontaminate import decontaminate
 from stages.dedup import dedup
+from stages.evaluate import evaluate
 from stages.finetune import finetune
 from stages.ingest import ingest
 from stages.init import init
@@ -42,6 +43,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     pretrain,
     finetune,
     convert,
+    evaluate,
     audit,
 )
 TOOLS: tuple[Callable[..., None], ...] = (init, schema)
