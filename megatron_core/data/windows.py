@@ -72,5 +72,5 @@ class TokenWindows:
     def spread(self, count: int) -> list[tuple[str, int]]:
         """At most ``count`` windows, evenly over the sources and along each: a fixed sample."""
         places = [(name, i) for name, windows in self.counts.items() for i in range(windows)]
-        step = max(1, len(places) // count)
-        return places[::step][:count]
+        count = min(count, len(places))
+        return [places[i * len(places) // count] for i in range(count)]

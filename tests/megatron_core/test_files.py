@@ -1,0 +1,107 @@
+"""Files and folders that exist whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from megatron_core.errors import ReforgeError
+from megatron_core.files import replace_folder, staged_folder, write_json, write_text
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_text_is_written_below_new_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "note.txt", "grüße\n")
+    assert (tmp_path / "a/b/note.txt").read_bytes() == "grüße\n".encode()
+    assert names(tmp_path) == {"a/b/note.txt"}
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_text(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "note.txt"
+    write_text(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"note.txt"}
+
+
+def test_nobody_ever_reads_half_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "note.txt", []
+    write_text(path, "old")
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(path.read_text()), fsync(fd)))
+    write_text(path, "new")
+    assert seen == ["old"]  # until the new text is on the disk
+    assert path.read_text() == "new"
+
+
+def test_json_has_sorted_keys_and_a_last_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": {"d": "ü", "c": None}})
+    write_json(tmp_path / "b.json", {"a": {"c": None, "d": "ü"}, "b": 1})
+    text = (tmp_path / "a.json").read_text()
+    assert text == (tmp_path / "b.json").read_text()
+    assert json.loads(text) == {"a": {"c": None, "d": "ü"}, "b": 1}
+    assert "ü" in text
+    assert text.endswith("}\n")
+
+
+def test_a_staged_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "artifact"
+    for text in ("first", "second"):
+        with staged_folder(target) as folder:
+            (folder / text).write_text(text)
+            assert folder.parent == target.parent  # a rename, not a copy, moves it
+            assert not (target / text).exists()
+    assert names(tmp_path) == {"deep/artifact/second"}
+
+
+@pytest.mark.parametrize("error", [ReforgeError("no"), KeyboardInterrupt()])
+def test_a_failed_stage_leaves_the_old_folder(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "artifact"
+    with staged_folder(target) as folder:
+        (folder / "old").write_text("old")
+    with pytest.raises(type(error)), staged_folder(target) as folder:
+        (folder / "new").write_text("new")
+        raise error
+    assert names(tmp_path) == {"artifact/old"}
+
+
+def test_what_a_kill_left_behind_is_not_in_the_next_folder(tmp_path: Path) -> None:
+    left = tmp_path / f".artifact.{os.getpid()}.partial"
+    left.mkdir()
+    (left / "half").write_text("half")
+    with staged_folder(tmp_path / "artifact") as folder:
+        (folder / "whole").write_text("whole")
+    assert names(tmp_path) == {"artifact/whole"}
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ReforgeError, match=r"cannot write to .*file.*; free the disk"),
+        staged_folder(tmp_path / "file" / "artifact"),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_replace_folder_leaves_one_folder(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert names(tmp_path) == {"old/new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
