@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_core.checkpoint import last_checkpoint, load_weights, read_checkpoint
+from megatron_core.checkpoint import find_checkpoints, load_weights, read_checkpoint
 from megatron_core.config import DecoderConfig, GenerationConfig
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import IntegrityError, ReforgeError
@@ -50,7 +50,7 @@ def write_generations(
         threads: CPU threads.
 
     Raises:
-        IntegrityError: a folder holds no whole checkpoint.
+        IntegrityError: a folder holds no checkpoint, or its newest is damaged.
     """
     encoder = Tokenizer.load(tokenizer)
     before = torch.get_num_threads()
@@ -58,9 +58,10 @@ def write_generations(
     try:
         lines = []
         for name, folder in models.items():
-            if (found := last_checkpoint(folder)) is None:
+            checkpoints = find_checkpoints(folder)
+            if not checkpoints:
                 raise IntegrityError(f"{folder} holds no checkpoint: run its stage again")
-            texts = continue_texts(load_decoder(found[0]), encoder, config)
+            texts = continue_texts(load_decoder(checkpoints[-1]), encoder, config)
             lines += [
                 {"model": name, "prompt": prompt, "text": text}
                 for prompt, text in zip(config.prompts, texts, strict=True)

@@ -58,6 +58,10 @@ class _Model(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self._bar.advance(self._task, len(requests))
         return answers
 
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         return answers

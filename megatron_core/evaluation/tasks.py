@@ -7,6 +7,7 @@ neither on the order of the documents nor on the state of a generator.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,10 +130,10 @@ def task_name(source: str) -> str:
 
 def _cut(text: str, characters: int) -> str:
     """The first ``characters`` of ``text``, without a word cut in two."""
-    if len(text) <= characters:
-        return text
-    head, *_ = text[: characters + 1].rsplit(None, 1)
-    return head[:characters]
+    head = text[:characters]
+    if len(text) <= characters or text[characters].isspace():
+        return head
+    return re.sub(r"\s+\S*\Z", "", head) or head
 
 
 def _shuffled(documents: Sequence[Document], seed: str) -> list[Document]:

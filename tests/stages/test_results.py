@@ -30,7 +30,7 @@ ingest: {sources: {notes: {kind: jsonl, path: none.jsonl}, icd10cm: {kind: icd10
   hpo: {kind: hpo}}}
 tokenizer: {vocabulary: 300}
 convert: {max_logit_difference: 0.01}
-evaluate: {documents_per_source: 4, questions: 8, context: 32, threads: 1,
+evaluate: {documents_per_source: 4, questions: 8, question_source: hpo, context: 32, threads: 1,
   generation: {tokens: 5, prompts: [A heart]}}
 """
 MODELS = {"unigram", "bigram", "trigram", "pretrained", "adapted"}
@@ -83,6 +83,15 @@ def test_from_checkpoints_to_scores(project: Path) -> None:
     root = read_manifest(manifest_path(project / "artifacts/evaluate")).root
     evaluate()
     assert read_manifest(manifest_path(project / "artifacts/evaluate")).root == root
+
+
+def test_a_recipe_may_ask_no_questions(project: Path) -> None:
+    convert()
+    evaluate(overrides=["evaluate.question_source=null"])
+    scores = json.loads((project / "artifacts/evaluate/scores.json").read_text())
+    assert set(scores["perplexity"]["all"]) == MODELS
+    assert scores["questions"] == 0
+    assert scores["multiple_choice"] == {}
 
 
 def check_units(project: Path, scores: dict[str, dict]) -> None:
@@ -149,11 +158,11 @@ def record(artifact: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def test_a_stage_without_checkpoints_says_so(project: Path) -> None:
+def test_a_damaged_checkpoint_is_not_passed_over(project: Path) -> None:
     folder = project / "artifacts/pretrain/checkpoints/step-00000001"
     file = next(folder.glob("*.distcp"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(ReforgeError, match="holds no checkpoint"):
+    with pytest.raises(ReforgeError, match="was altered"):
         convert()

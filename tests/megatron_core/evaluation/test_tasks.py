@@ -23,7 +23,7 @@ from megatron_core.evaluation.tasks import (
 )
 from tests.models import documents
 
-CONFIG = EvaluateConfig(documents_per_source=5, questions=12)
+CONFIG = EvaluateConfig(documents_per_source=5, questions=12, question_source="hpo")
 
 
 def corpus() -> list[Document]:
@@ -50,17 +50,27 @@ def test_passages_are_beginnings_of_documents() -> None:
         assert all(p.id.startswith(f"{source}/") and p.text == texts[p.id] for p in passages)
 
 
-@given(st.text(alphabet="ab \n", min_size=1, max_size=400))
-def test_a_long_text_is_cut_after_a_whole_word(text: str) -> None:
+@given(
+    words=st.lists(st.text("abc", min_size=1, max_size=12), min_size=10, max_size=80),
+    separator=st.sampled_from([" ", "\n", "  "]),
+)
+def test_a_long_text_is_cut_after_a_whole_word(words: list[str], separator: str) -> None:
+    text = separator.join(words)
     config = EvaluateConfig(max_characters=100)
-    found = choose_passages([Document("notes", 0, f"x{text}")], config)
-    (passage,) = found["notes"]
+    (passage,) = choose_passages([Document("notes", 0, text)], config)["notes"]
     kept = passage.text
-    assert f"x{text}".startswith(kept)
-    assert 0 < len(kept) <= 100
-    words, all_words = kept.split(), f"x{text}".split()
-    if len(all_words[0]) <= 100:
-        assert words == all_words[: len(words)]
+    assert text.startswith(kept)
+    assert len(kept) <= 100
+    assert kept.split() == words[: len(kept.split())]
+    # The next word would not have fitted.
+    assert kept == text or len(separator.join(words[: len(kept.split()) + 1])) > 100
+
+
+def test_a_word_without_end_is_cut_all_the_same() -> None:
+    (passage,) = choose_passages(
+        [Document("notes", 0, "a" * 500)], EvaluateConfig(max_characters=100)
+    )["notes"]
+    assert passage.text == "a" * 100
 
 
 def test_each_question_has_one_right_answer_among_different_ones() -> None:
@@ -92,6 +102,14 @@ def test_terms_that_share_a_name_are_no_distractors_of_each_other() -> None:
         assert {choice.casefold() for choice in question.choices} == {"cough", "fever"}
     with pytest.raises(CorpusError, match=r"2 held-out terms .* raise decontaminate\.heldout"):
         make_questions(same, EvaluateConfig(choices=3))
+
+
+def test_without_a_source_of_questions_none_are_asked(tmp_path: Path) -> None:
+    tasks = make_tasks(corpus(), CONFIG.model_copy(update={"question_source": None}))
+    assert tasks.questions == []
+    assert tasks.passages == make_tasks(corpus(), CONFIG).passages
+    write_tasks(tasks, tmp_path)
+    assert not (tmp_path / "definitions.jsonl").exists()
 
 
 def test_no_text_is_an_error() -> None:
