@@ -112,7 +112,7 @@ def continue_tokens(
         if temperature == 0:
             token = int(logits.argmax())
         else:
-            token = _pick(logits / temperature, uniform(seed, prompt, position))
+            token = pick(logits / temperature, uniform(seed, prompt, position))
         if token == stop:
             break
         tokens.append(token)
@@ -126,7 +126,7 @@ def uniform(seed: int, prompt: Sequence[int], position: int) -> float:
     return (int.from_bytes(digest[:8], "little") >> 11) * 2.0**-53
 
 
-def _pick(logits: Tensor, draw: float) -> int:
+def pick(logits: Tensor, draw: float) -> int:
     """The token whose stretch of the cumulative distribution ``draw`` in [0, 1) falls into."""
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     token = torch.searchsorted(cumulative, draw * cumulative[-1], right=True)

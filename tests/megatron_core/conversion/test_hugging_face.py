@@ -186,6 +186,15 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path) -> None:
         assert torch.allclose(ours(tokens), theirs(tokens).logits, atol=1e-5)
 
 
+def test_a_tied_head_that_is_stored_twice_is_read_once(tokenizer: Path, tmp_path: Path) -> None:
+    export(random_decoder(small_config()), tokenizer, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, tmp_path / "model.safetensors")
+    _, read = import_decoder(tmp_path)
+    assert "head.weight" not in read
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

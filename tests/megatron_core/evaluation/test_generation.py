@@ -16,6 +16,7 @@ from megatron_core.evaluation.generation import (
     continue_texts,
     continue_tokens,
     load_decoder,
+    pick,
     uniform,
     write_generations,
 )
@@ -50,6 +51,13 @@ def test_a_draw_falls_where_the_distribution_says() -> None:
         assert token == int((cumulative <= uniform(seed, [7, 8], 0)).sum())
         drawn.add(token)
     assert len(drawn) > 30
+
+
+@pytest.mark.parametrize(("draw", "token"), [(0.0, 1), (0.499, 1), (0.5, 3), (1 - 2**-53, 3)])
+def test_a_token_of_probability_zero_is_never_drawn(draw: float, token: int) -> None:
+    impossible = -float("inf")
+    logits = torch.tensor([impossible, 0.0, impossible, 0.0, impossible], dtype=torch.float64)
+    assert pick(logits, draw) == token
 
 
 def test_a_continuation_depends_on_its_prompt_and_seed_alone(tmp_path: Path) -> None:
