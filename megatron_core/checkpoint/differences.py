@@ -42,7 +42,7 @@ def first_difference(ours: Path, theirs: Path) -> Difference | str | None:
     x, y = _load_one(ours, name), _load_one(theirs, name)
     if x.shape != y.shape or x.dtype != y.dtype:
         return f"{name} is {x.dtype} {list(x.shape)} here, {y.dtype} {list(y.shape)} there"
-    unequal = _ordered(x) != _ordered(y)
+    unequal = _bits(x) != _bits(y)
     where = tuple(int(i) for i in unequal.nonzero()[0])
     distance = int((_ordered(x)[where] - _ordered(y)[where]).abs())
     return Difference(
@@ -62,7 +62,11 @@ def _load_one(path: Path, name: str) -> Tensor:
     return tensors[name]
 
 
+def _bits(x: Tensor) -> Tensor:
+    return x.contiguous().view(torch.int32).long()
+
+
 def _ordered(x: Tensor) -> Tensor:
-    """fp32 as int64 in the order of the reals, so that a difference counts ULPs."""
-    bits = x.contiguous().view(torch.int32).long()
+    """fp32 as int64 in the order of the reals, to count ULPs; both zeros are 0."""
+    bits = _bits(x)
     return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)

@@ -129,6 +129,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise IntegrityError(f"{path} is not a checkpoint: it has no {_DESCRIPTION}") from error
     except (OSError, ValidationError) as error:
         raise IntegrityError(f"{description} was torn or altered: delete {path}") from error
+    if merkle_root({**checkpoint.leaves, "step": str(checkpoint.step)}) != checkpoint.root:
+        raise IntegrityError(f"{description} was altered: its root is not that of its leaves")
     for name, entry in checkpoint.files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != entry.size:

@@ -21,7 +21,7 @@ from megatron_core.checkpoint import (
 )
 from megatron_core.collectives import TreeAccumulator, gather_numbers, tree_sum
 from megatron_core.config import TrainingConfig
-from megatron_core.errors import ReforgeError
+from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.identity import Environment, likely_causes
 from megatron_core.optimizer import (
     AdamWState,
@@ -74,6 +74,7 @@ class Trainer:
 
         Raises:
             ReforgeError: the loss is not a number; nothing after the last checkpoint is kept.
+            IntegrityError: the checkpoint to resume from is of another run.
         """
         resumed = self._resume()
         records = self.run.cut_steps(self.step) if self.mesh.is_first else []
@@ -192,6 +193,10 @@ class Trainer:
         if found is None:
             return None
         path, checkpoint = found
+        if checkpoint.run != self.run.identity:
+            raise IntegrityError(
+                f"{path} is of another recipe or other inputs: move it out of {self.run.folder}"
+            )
         load_tensors(path, self.state.tensors())
         self._publish_weights()
         self.step = checkpoint.step
