@@ -104,9 +104,11 @@ def _explain(details: ErrorDetails, raw: Mapping[str, Any]) -> Problem:
         return Problem(path, _unknown_key(keys[-1], _allowed_keys(keys[:-1], raw)))
     if kind == "missing":
         return Problem(path, "is required and missing")
-    if kind.startswith("union_tag"):
-        allowed = details.get("ctx", {}).get("expected_tags", "")
-        return Problem(f"{path}.kind", f"must be one of {allowed}", details["input"])
+    if kind == "union_tag_not_found":
+        return Problem(f"{path}.kind", "is required and missing")
+    if kind == "union_tag_invalid":
+        context = details["ctx"]
+        return Problem(f"{path}.kind", f"must be one of {context['expected_tags']}", context["tag"])
     message = message.removeprefix("Value error, ").replace("Input should", "should")
     return Problem(path, message[0].lower() + message[1:], details["input"])
 
@@ -149,7 +151,8 @@ def _allowed_keys(keys: Sequence[str], raw: Any) -> list[str]:
 
 
 def _resolve(node: dict[str, Any], data: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow references, and a union's tag as ``data`` gives it."""
+    """Follow references, past a null that is also allowed, and a union's tag as in ``data``."""
+    node = next((kind for kind in node.get("anyOf", []) if "$ref" in kind), node)
     if "discriminator" in node and isinstance(data, Mapping):
         reference = node["discriminator"]["mapping"].get(data.get("kind"))
         node = {"$ref": reference} if reference else {}

@@ -82,6 +82,15 @@ def test_an_epoch_at_half_weight_takes_half_the_items_once() -> None:
     assert not first.keys() & second.keys()
 
 
+def test_the_half_that_an_epoch_takes_is_the_seeds_and_the_passs() -> None:
+    halves = [
+        frozenset(taken(Mixture({"a": 50}, {"a": 0.5}, seed), range(epoch, epoch + 1)))
+        for seed in (0, 1)
+        for epoch in (0, 2)  # each begins a pass
+    ]
+    assert len(set(halves)) == 4
+
+
 @given(
     st.dictionaries(st.sampled_from("abc"), st.floats(0.05, 3), min_size=1), st.integers(0, 1000)
 )

@@ -1,0 +1,186 @@
+"""What a user hears about a wrong recipe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from megatron_core.config import Recipe, load_recipe
+from megatron_core.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+RECIPES = [ROOT / "params.yaml", *sorted((ROOT / "pipelines").glob("*/params.yaml"))]
+SMALL = """\
+ingest:
+  sources:
+    codes: {kind: icd10cm}
+    terms: {kind: hpo}
+    notes: {kind: jsonl, path: notes.jsonl}
+finetune: {classification: {source: codes}}
+evaluate: {question_source: terms}
+"""
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    """The lines of the error, without the first, which counts them."""
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides)
+    first, *lines = str(caught.value).splitlines()
+    count = re.search(r"has (\d+) problems?; nothing was run or written", first)
+    assert count is not None
+    assert int(count[1]) == len(lines)
+    return [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.parent.name)
+def test_every_recipe_loads(recipe: Path) -> None:
+    assert isinstance(load_recipe(recipe), Recipe)
+
+
+def test_all_problems_are_said_at_once_with_their_paths(params: Path) -> None:
+    lines = problems(
+        params, "pretrain.steps=0", "pretrain.model.layers=two", "curate.min_alphabetic=1.5",
+        "dedup.seed=-1", "convert.dtype=float16", "pretrain.grid.data=3", "ingest.shards=null",
+        "finetune.continued.optimizer.beta1=1",
+    )  # fmt: skip
+    assert {line.split(":")[0] for line in lines} == {
+        "pretrain.steps = 0",
+        "pretrain.model.layers = 'two'",
+        "curate.min_alphabetic = 1.5",
+        "dedup.seed = -1",
+        "convert.dtype = 'float16'",
+        "pretrain.grid.data = 3",
+        "ingest.shards",
+        "finetune.continued.optimizer.beta1 = 1",
+    }
+    text = "\n".join(lines)
+    for allowed in (
+        "greater than or equal to 1", "valid integer", "less than or equal to 1",
+        "'float32' or 'bfloat16'", "must be a power of two", "less than 1",
+    ):  # fmt: skip
+        assert allowed in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrian.steps=3", "pretrian: unknown key; did you mean `pretrain`?"),
+        ("pretrain.stpes=3", "pretrain.stpes: unknown key; did you mean `steps`?"),
+        (
+            "pretrain.optimizer.learning_rte=1e-3",
+            "pretrain.optimizer.learning_rte: unknown key; did you mean `learning_rate`?",
+        ),
+        (
+            "finetune.continued.checkpoints.evry=3",
+            "finetune.continued.checkpoints.evry: unknown key; did you mean `every`?",
+        ),
+        (
+            "ingest.sources.notes.pth=x",
+            "ingest.sources.notes.pth: unknown key; did you mean `path`?",
+        ),
+        (
+            "pretrain.grid.zzz=1",
+            "pretrain.grid.zzz: unknown key; allowed here: data, tensor, context",
+        ),
+        (
+            "finetune.classification.suorce=codes",
+            "finetune.classification.suorce: unknown key; did you mean `source`?",
+        ),
+    ],
+)
+def test_unknown_keys_get_a_suggestion(params: Path, override: str, message: str) -> None:
+    assert problems(params, override) == [message]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "ingest.sources.notes.kind=jsonlines",
+            "ingest.sources.notes.kind = 'jsonlines': must be one of 'gensim_wikipedia', "
+            "'icd10cm', 'hpo', 'jsonl'",
+        ),
+        ("ingest.sources.notes={path: x}", "ingest.sources.notes.kind: is required and missing"),
+        ("ingest.sources.notes={kind: parquet}", "ingest.sources.notes.path: is required and "),
+        ("ingest.sources.notes.text=3", "ingest.sources.notes.text = 3: should be a valid string"),
+        ("ingest.sources={}", "ingest.sources: "),
+        ("ingest.sources.Notes={kind: hpo}", "ingest.sources.Notes"),
+    ],
+)
+def test_sources_are_checked_by_their_kind(params: Path, override: str, message: str) -> None:
+    (line,) = problems(params, override)
+    assert line.startswith(message)
+
+
+def test_overrides_are_yaml_and_may_make_sections(params: Path) -> None:
+    recipe = load_recipe(
+        params,
+        [
+            "pretrain.optimizer.learning_rate=2e-4", "pretrain.sources={notes: 0.5}",
+            "pretrain.trackers=[]", "report.title=a = b", "ingest.max_documents=7",
+        ],
+    )  # fmt: skip
+    assert recipe.pretrain.optimizer.learning_rate == 2e-4
+    assert recipe.pretrain.sources == {"notes": 0.5}
+    assert recipe.pretrain.trackers == []
+    assert recipe.report.title == "a = b"
+    assert recipe.ingest.max_documents == 7
+    assert load_recipe(params).ingest.max_documents is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.steps", "--set pretrain.steps: write it as section.key=value"),
+        ("=3", "--set =3: write it as section.key=value"),
+        ("ingest.sources.notes.kind.deep=3", "`kind` holds a value, not a section"),
+        ("pretrain.steps=[", "--set pretrain.steps=[: the value is not valid YAML"),
+        ("pretrain.sources={a: 1, a: 2}", "the value is not valid YAML"),
+    ],
+)
+def test_malformed_overrides_are_refused(params: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_recipe(params, [override])
+
+
+@pytest.mark.parametrize("number", ["3e-4", "3E-4", "3.0e-4", "0.0003", "+3e-4"])
+def test_numbers_with_exponents_are_numbers(params: Path, number: str) -> None:
+    params.write_text(SMALL + f"pretrain: {{optimizer: {{learning_rate: {number}}}}}\n")
+    assert load_recipe(params).pretrain.optimizer.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "`a` is given twice"),
+        ("pretrain: {steps: 1, model: {layers: 2, layers: 2}}", "`layers` is given twice"),
+        ("a: [", "is not valid YAML"),
+        ("- a\n", "must be a mapping of sections, not list"),
+        ("", "must be a mapping of sections, not NoneType"),
+        ("3", "must be a mapping of sections, not int"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(params: Path, text: str, message: str) -> None:
+    params.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_recipe(params)
+    assert str(params) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist: run in a project's folder"):
+        load_recipe(tmp_path / "params.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(tmp_path / "bytes.yaml")

@@ -1,0 +1,176 @@
+"""Checks across sections, the identity of a section, and the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from megatron_core.config import Recipe, Section
+from megatron_core.config.recipe import cross_section_problems, training_runs
+
+
+def raw_recipe() -> dict[str, Any]:
+    """A small recipe without problems."""
+    training: dict[str, Any] = {
+        "steps": 10, "sequence_length": 32, "batch": {"sequences": 16, "microbatch": 2},
+        "grid": {"data": 4}, "schedule": {"warmup_steps": 2},
+    }  # fmt: skip
+    model = {
+        "vocabulary": 512, "positions": 64, "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2,
+        "ffn": 48,
+    }  # fmt: skip
+    return {
+        "ingest": {
+            "sources": {
+                "codes": {"kind": "icd10cm"},
+                "terms": {"kind": "hpo"},
+                "notes": {"kind": "jsonl", "path": "x"},
+            }
+        },
+        "tokenizer": {"vocabulary": 512},
+        "pretrain": {**training, "model": model, "sources": {"notes": 1.0}},
+        "finetune": {
+            "continued": {**training, "sources": {"codes": 1.0, "notes": 0.1}},
+            "classification": {**training, "source": "codes"},
+        },
+        "evaluate": {"context": 64, "question_source": "terms"},
+    }
+
+
+def changed(raw: dict[str, Any], path: str, value: Any) -> Recipe:
+    """The recipe with the value at the dotted ``path`` replaced."""
+    *parents, last = path.split(".")
+    node = raw
+    for key in parents:
+        node = node.setdefault(key, {})
+    node[last] = value
+    return Recipe.model_validate(raw)
+
+
+def test_the_recipe_they_start_from_has_none() -> None:
+    assert list(cross_section_problems(Recipe.model_validate(raw_recipe()))) == []
+
+
+TRAINING = [
+    ("batch.sequences", 12, "batch.sequences", "grid.data × batch.microbatch = 4 × 2"),
+    ("grid.data", 16, "batch.sequences", "must be a multiple of"),
+    ("batch.microbatch", 3, "batch.sequences", "must be a multiple of"),
+    ("sequence_length", 65, "sequence_length", "must not exceed pretrain.model.positions = 64"),
+    ("schedule.warmup_steps", 10, "schedule.warmup_steps", "must be below steps = 10"),
+    ("steps", 2, "schedule.warmup_steps", "must be below steps = 2"),
+    ("grid.tensor", 2, "grid.tensor", "only 1 is implemented"),
+    ("grid.tensor", 4, "grid.tensor", "must divide kv_heads = 2"),
+    ("grid.tensor", 32, "grid.tensor", "must divide ffn = 48"),
+    ("grid.context", 2, "grid.context", "only 1 is implemented"),
+    ("grid.context", 64, "grid.context", "must divide sequence_length = 32"),
+]  # fmt: skip
+RUNS = ("pretrain", "finetune.continued", "finetune.classification")
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "where", "message"),
+    [
+        ("pretrain.model.heads", 5, "pretrain.model.heads", "must divide hidden = 32"),
+        ("pretrain.model.heads", 32, "pretrain.model.heads", "need an even head size, not 1"),
+        ("pretrain.model.kv_heads", 3, "pretrain.model.kv_heads", "must divide heads = 4"),
+        ("tokenizer.vocabulary", 513, "pretrain.model.vocabulary", "the tokenizer's 513 entries"),
+        ("evaluate.context", 65, "evaluate.context", "must not exceed pretrain.model.positions"),
+        ("pretrain.sources", {"nots": 1.0}, "pretrain.sources.nots", "codes, terms, notes"),
+        ("pretrain.sources", {"notes": 0.0}, "pretrain.sources.notes", "must be above 0"),
+        (
+            "finetune.continued.sources", {"notes": -1.0}, "finetune.continued.sources.notes",
+            "must be above 0",
+        ),
+        (
+            "finetune.classification.source", "terms", "finetune.classification.source",
+            "must name a source of kind icd10cm",
+        ),
+        (
+            "finetune.classification.source", "code", "finetune.classification.source",
+            "is not one of ingest.sources: codes, terms, notes",
+        ),
+        ("evaluate.question_source", "codes", "evaluate.question_source", "of kind hpo"),
+        ("evaluate.question_source", "x", "evaluate.question_source", "is not one of"),
+        *(
+            (f"{run}.{change}", value, f"{run}.{where}", message)
+            for run in RUNS
+            for change, value, where, message in TRAINING
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_section_can_see_alone(
+    change: str, value: Any, where: str, message: str
+) -> None:  # fmt: skip
+    found = list(cross_section_problems(changed(raw_recipe(), change, value)))
+    assert any(p.path == where and message in p.message for p in found), found
+
+
+def test_the_table_of_runs_above_is_all_of_them() -> None:
+    assert tuple(training_runs(Recipe.model_validate(raw_recipe()))) == RUNS
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("field", "value", "changes"),
+    [
+        ("checkpoints.every", 7, False),
+        ("checkpoints.keep_last", 7, False),
+        ("validate_every", 7, False),
+        ("trackers", [], False),
+        ("steps", 11, True),
+        ("seed", 2, True),
+        ("threads", 2, True),
+        ("precision", "bf16", True),
+        ("device", "cuda", True),
+        ("grid.data", 2, True),
+        ("batch.microbatch", 1, True),
+        ("optimizer.clip", 2.0, True),
+        ("schedule.final", 0.2, True),
+    ],
+)
+def test_the_identity_is_of_what_can_change_a_bit(
+    run: str, field: str, value: Any, changes: bool
+) -> None:
+    section = run.partition(".")[0]
+    before = getattr(Recipe.model_validate(raw_recipe()), section).identity()
+    after = getattr(changed(raw_recipe(), f"{run}.{field}", value), section).identity()
+    assert (before != after) == changes
+
+
+@pytest.mark.parametrize("section", ["ingest", "curate", "dedup", "tokenize"])
+def test_the_number_of_workers_is_no_identity(section: str) -> None:
+    one, two = (
+        getattr(changed(raw_recipe(), f"{section}.workers", n), section).identity() for n in (1, 2)
+    )
+    assert one == two
+    assert "workers" not in one
+
+
+def sections(model: type[BaseModel]) -> Iterator[type[Section]]:
+    """Every subclass of Section."""
+    for kind in model.__subclasses__():
+        yield kind
+        yield from sections(kind)
+
+
+def fields() -> Iterator[tuple[str, dict[str, Any]]]:
+    schema = Recipe.model_json_schema()
+    for name, definition in [("Recipe", schema), *schema["$defs"].items()]:
+        for field, description in definition["properties"].items():
+            yield f"{name}.{field}", description
+
+
+@pytest.mark.parametrize(("name", "schema"), [pytest.param(*f, id=f[0]) for f in fields()])
+def test_every_field_says_what_it_is(name: str, schema: dict[str, Any]) -> None:
+    tag = "const" in schema  # of a union: its class says it
+    assert tag or schema.get("description"), f"{name} has no description"
+
+
+@pytest.mark.parametrize("kind", sorted(sections(Section), key=lambda k: k.__name__))
+def test_every_section_is_strict_and_documented(kind: type[Section]) -> None:
+    assert kind.model_config["extra"] == "forbid"
+    assert kind.model_config["frozen"]
+    assert kind.__doc__
