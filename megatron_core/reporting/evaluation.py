@@ -1,0 +1,184 @@
+"""The scores, with the baselines beside them, and sentences that say who wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_core.reporting.charts import Bar, share
+from megatron_core.reporting.project import Project
+from megatron_core.reporting.sentences import (
+    classification_sentence,
+    margin,
+    multiple_choice_sentence,
+    perplexity_sentence,
+)
+from megatron_core.reporting.wording import in_order, kind, name, percent
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model's score of one task; ``best`` when no other is better."""
+
+    model: str
+    kind: str
+    bits_per_byte: float
+    token_perplexity: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Bits per byte of held-out text, by source and model."""
+
+    sentence: str
+    models: list[tuple[str, str]]
+    documents: dict[str, int]
+    scores: dict[str, list[Score]]
+    bars: dict[str, list[Bar]]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Macro-F1 of the classifier and its baselines; the columns are those of ``results.json``."""
+
+    sentence: str
+    classes: int
+    train: int
+    test: int
+    rows: list[dict[str, Any]]
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """Accuracy on questions; ``chance`` is what guessing gets."""
+
+    sentence: str
+    questions: int
+    chance: float
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What each model made of one prompt."""
+
+    prompt: str
+    texts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The sections on scores and on samples."""
+
+    perplexity: Perplexity
+    classification: Classification | None
+    multiple_choice: MultipleChoice
+    continuations: list[Continuation]
+
+
+def read_evaluation(project: Project) -> Evaluation:
+    """Read the sections from the stages evaluate and finetune."""
+    scores = project.read("evaluate", "scores.json")
+    results = "classification/results.json"
+    has_samples = project.has("evaluate", "generations.json")
+    return Evaluation(
+        perplexity=_perplexity(scores),
+        classification=(
+            _classification(project.read("finetune", results))
+            if project.has("finetune", results)
+            else None
+        ),
+        multiple_choice=_multiple_choice(scores),
+        continuations=(
+            _continuations(project.read("evaluate", "generations.json")) if has_samples else []
+        ),
+    )
+
+
+def _perplexity(scores: Mapping[str, Any]) -> Perplexity:
+    found = scores["perplexity"]
+    documents = {"all": sum(scores["documents"].values()), **scores["documents"]}
+    sources = ["all", *(source for source in found if source != "all")]
+    models = in_order(list(found["all"]))
+    top = max(of["bits_per_byte"] for by_model in found.values() for of in by_model.values())
+    table: dict[str, list[Score]] = {}
+    for source in sources:
+        least = min(of["bits_per_byte"] for of in found[source].values())
+        table[source] = [
+            Score(name(model), kind(model), of["bits_per_byte"], of["token_perplexity"],
+                  of["bits_per_byte"] == least)
+            for model in models
+            for of in [found[source][model]]
+        ]  # fmt: skip
+    return Perplexity(
+        sentence=perplexity_sentence(found),
+        models=[(name(model), kind(model)) for model in models],
+        documents={name(source): number for source, number in documents.items()},
+        scores={name(source): rows for source, rows in table.items()},
+        bars={
+            name(source): [
+                Bar(row.model, f"{row.bits_per_byte:.3f}", share(row.bits_per_byte, top), row.kind,
+                    row.best)
+                for row in rows
+            ]
+            for source, rows in table.items()
+        },
+    )  # fmt: skip
+
+
+def _classification(results: Mapping[str, Any]) -> Classification:
+    models = in_order(
+        [
+            key
+            for key, value in results.items()
+            if isinstance(value, Mapping) and "macro_f1" in value
+        ]
+    )
+    best = max(results[model]["macro_f1"] for model in models)
+    return Classification(
+        sentence=classification_sentence(results),
+        classes=results["classes"],
+        train=results["examples"]["train"],
+        test=results["examples"]["test"],
+        rows=[
+            {**results[model], "model": name(model), "kind": kind(model),
+             "best": results[model]["macro_f1"] == best}
+            for model in models
+        ],
+        bars=[
+            Bar(name(model), f"{of['macro_f1']:.3f}", share(of["macro_f1"], 1), kind(model),
+                of["macro_f1"] == best, share(of["macro_f1_low"], 1), share(of["macro_f1_high"], 1))
+            for model in models
+            for of in [results[model]]
+        ],
+    )  # fmt: skip
+
+
+def _multiple_choice(scores: Mapping[str, Any]) -> MultipleChoice:
+    found = {m: of for m, of in scores["multiple_choice"].items() if m != "chance"}
+    chance = scores["multiple_choice"]["chance"]["accuracy"]
+    best = max(of["accuracy"] for of in found.values())
+    bars = []
+    for model in in_order(list(found)):
+        accuracy, spread = found[model]["accuracy"], margin(found[model])
+        bars.append(
+            Bar(name(model), percent(accuracy), share(accuracy, 1), kind(model), accuracy == best,
+                share(accuracy - spread, 1), share(accuracy + spread, 1))
+        )  # fmt: skip
+    return MultipleChoice(
+        multiple_choice_sentence(found, chance), scores["questions"], chance, bars
+    )
+
+
+def _continuations(lines: Sequence[Mapping[str, str]]) -> list[Continuation]:
+    prompts = list(dict.fromkeys(line["prompt"] for line in lines))
+    return [
+        Continuation(
+            prompt,
+            [(name(line["model"]), line["text"]) for line in lines if line["prompt"] == prompt],
+        )
+        for prompt in prompts
+    ]

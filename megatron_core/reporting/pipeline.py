@@ -1,0 +1,106 @@
+"""The pipeline as a picture: what went through each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from megatron_core.reporting.data import Data
+from megatron_core.reporting.project import STAGES
+from megatron_core.reporting.results import Results
+from megatron_core.reporting.training import Run
+from megatron_core.reporting.wording import amount, count, listing, name, plural, scientific
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage: the number that leaves it, what that counts, what else happened."""
+
+    stage: str
+    number: str
+    what: str
+    note: str
+
+
+def pipeline_nodes(results: Results) -> list[Node]:
+    """The twelve stages in order."""
+    shown = {**_text_stages(results.data), **_model_stages(results)}
+    return [Node(stage, *shown[stage]) for stage in STAGES]
+
+
+def _text_stages(data: Data) -> dict[str, tuple[str, str, str]]:
+    left = data.documents
+    shown = {}
+    characters = sum(source.characters for source in data.sources)
+    for stage in ("ingest", "curate", "dedup"):
+        lost = {r.reason: r.documents for r in data.removals if r.stage == stage}
+        left -= sum(lost.values()) if stage != "ingest" else 0
+        read = f"{amount(characters)} characters of {plural(len(data.sources), 'source')}"
+        shown[stage] = (count(left), "documents", read if stage == "ingest" else _lost(lost))
+    heldout = sum(source.heldout_documents for source in data.sources)
+    overlaps = sum(r.documents for r in data.removals if r.stage == "decontaminate")
+    train = sum(source.train_documents for source in data.sources)
+    vocabulary = data.vocabulary
+    return shown | {
+        "decontaminate": (
+            count(train), "to train on", f"{count(heldout)} held out, {count(overlaps)} overlap"
+        ),
+        "tokenizer": (
+            count(vocabulary.entries), "entries",
+            f"{vocabulary.bytes_per_token:.2f} bytes per token",
+        ),
+        "tokenize": (
+            amount(data.train_tokens), "tokens", f"{amount(data.heldout_tokens)} more held out"
+        ),
+    }  # fmt: skip
+
+
+def _lost(reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return "none removed"
+    if len(reasons) == 1:
+        return f"{count(sum(reasons.values()))} removed: {''.join(reasons)}"
+    parts = [f"{count(lost)} {reason}" for reason, lost in reasons.items()]
+    return f"{count(sum(reasons.values()))} removed: {listing(parts)}"
+
+
+def _model_stages(results: Results) -> dict[str, tuple[str, str, str]]:
+    training, evaluation = results.training, results.evaluation
+    runs = {run.key: run for run in training.runs}
+    perplexity = evaluation.perplexity
+    best = next(score for score in perplexity.scores[name("all")] if score.best)
+    verdict = results.proof.verdict
+    finetune = ("", "adapted", _losses(runs["continued"]))
+    if evaluation.classification:
+        score = next(row for row in evaluation.classification.rows if row["kind"] == "model")
+        finetune = (f"{score['macro_f1']:.3f}", "macro-F1", _losses(runs["continued"]))
+    return {
+        "pretrain": (
+            amount(training.parameters), "parameters", _losses(runs["pretrain"])
+        ),
+        "finetune": finetune,
+        "convert": (count(len(results.converted)), "Hugging Face folders", _converted(results)),
+        "evaluate": (
+            f"{best.bits_per_byte:.3f}", "bits per byte",
+            f"{best.model} is best; {plural(evaluation.multiple_choice.questions, 'question')}",
+        ),
+        "audit": (
+            count(len(results.proof.roots)), "artifacts hashed",
+            "all agree" if verdict.good else "not all agree",
+        ),
+        "report": ("1", "page", "this one"),
+    }  # fmt: skip
+
+
+def _losses(run: Run) -> str:
+    steps = plural(run.steps, "step")
+    if run.heldout_last is None:
+        return f"{steps}, loss {run.loss:.2f}"
+    return f"{steps}, held-out loss {run.heldout_last[1]:.2f}"
+
+
+def _converted(results: Results) -> str:
+    largest = max(results.converted.values())
+    if largest == 0:
+        return "tensors and logits equal"
+    return f"tensors equal, logits within {scientific(largest)}"

@@ -1,0 +1,174 @@
+"""The page as a browser would parse it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from megatron_core.errors import IntegrityError
+from megatron_core.files import write_json
+from megatron_core.reporting import Project, read_circumstances, read_results, render
+from tests import projects
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and texts of a page; fails on tags that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self._open[-1] if self._open else "", []).append(data)
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, white space collapsed."""
+        shown = [t for tag, ts in self.texts.items() if tag not in ("style", "script") for t in ts]
+        return " ".join(" ".join(shown).split())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    projects.write_project(tmp_path)
+    return Project(tmp_path / "artifacts", tmp_path / "metrics")
+
+
+def _html(project: Project) -> str:
+    return render(read_results(project, "A tiny model"), read_circumstances(project))
+
+
+def test_the_page_says_what_was_made(project: Project) -> None:
+    page = Page(_html(project))
+    for sentence in (
+        "12,345 parameters, made from 100 documents: 2,000 tokens to train on",
+        "The whole pipeline took 16 s",
+        "10 of them (10.0 %) were removed",
+        "shorter than 40 characters",
+        "The baseline wins.",
+        "Clearly better than guessing is the adapted model.",
+    ):
+        assert sentence in page.text, sentence
+    anchors = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
+    assert anchors == {"pipeline", "data", "training", "evaluation", "samples", "proof"}
+    titles = {attributes.get("title") for tag, attributes in page.tags if tag == "code"}
+    assert {manifest.root for manifest in project.manifests.values()} <= titles
+
+
+def test_texts_of_the_corpus_stay_texts(project: Project) -> None:
+    html = _html(project)
+    page = Page(html)
+    assert html.count("<script") == 1
+    assert not any(attributes for tag, attributes in page.tags if tag in ("script", "b"))
+    assert page.text.count('alert("x")') >= 4
+    marked = page.texts["mark"]
+    assert marked == ["fever", "cough"]
+
+
+def test_the_page_loads_nothing(project: Project) -> None:
+    html = _html(project)
+    page = Page(html)
+    loaded = [
+        (tag, name)
+        for tag, attributes in page.tags
+        for name in attributes
+        if name in ("src", "srcset", "href", "action", "data")
+        and not str(attributes[name]).startswith("#")
+    ]
+    assert loaded == []
+    assert (
+        "url(" not in html
+        and "@import" not in html
+        and "http" not in html.replace("http-equiv", "")
+    )
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv"))
+    digest = hashlib.sha256("".join(page.texts["script"]).encode()).digest()
+    assert policy and f"'sha256-{base64.b64encode(digest).decode()}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_curves_hold_every_step(project: Project) -> None:
+    page = Page(_html(project))
+    plots = [a for tag, a in page.tags if tag == "div" and a.get("class") == "plot"]
+    points = json.loads(str(plots[0]["data-points"]))
+    assert [point[1] for point in points] == list(range(1, 21))
+    assert points[3][2:] == [5.96, 6.46] and points[4][3] is None
+    for tag, attributes in page.tags:
+        if tag == "path":
+            assert "nan" not in str(attributes["d"])
+
+
+def test_best_scores_are_marked(project: Project) -> None:
+    html = _html(project)
+    best = re.findall(r"<td class=best>([\d.]+)</td>", html)
+    assert best == ["1.500", "9.0", "1.300", "9.0", "1.600", "9.0", "0.600"]
+
+
+def test_parts_without_input_are_left_out(project: Project) -> None:
+    for path in (
+        "evaluate/generations.json", "finetune/classification/results.json",
+        "dedup/duplicates.jsonl", "decontaminate/removed.jsonl",
+    ):  # fmt: skip
+        (project.artifacts / path).unlink()
+    write_json(project.artifacts / "curate/drops.json", {})
+    page = Page(_html(project))
+    for gone in ("Samples", "Classifying", "Near-duplicates,", "Dropped", "Overlapped"):
+        assert gone not in page.text
+
+
+def test_the_identity_is_of_results_alone(project: Project, tmp_path: Path) -> None:
+    ours = read_results(project, "A tiny model")
+    other = projects.write_project(tmp_path / "other", seconds=99.0, ranks=4)
+    theirs = read_results(Project(other / "artifacts", other / "metrics"), "A tiny model")
+    assert ours.identity() == theirs.identity()
+    scores = projects.scores()
+    scores["perplexity"]["notes"]["adapted"]["bits_per_byte"] += 1e-12
+    write_json(other / "artifacts/evaluate/scores.json", scores)
+    theirs = read_results(Project(other / "artifacts", other / "metrics"), "A tiny model")
+    assert ours.identity() != theirs.identity()
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("artifacts/evaluate/scores.json", None, "does not exist: run `reforge evaluate`"),
+        ("artifacts/evaluate/scores.json", "{", "is not JSON: run `reforge evaluate` again"),
+        ("artifacts/evaluate/scores.json", "{}", "lack 'perplexity', so another version"),
+        ("artifacts/dedup/duplicates.jsonl", "{\n", "is not JSON lines: run `reforge dedup`"),
+        ("artifacts/pretrain/steps.jsonl", "", "pretraining is missing or empty"),
+        ("metrics/ingest.json", "[]", "run `reforge ingest` again"),
+    ],
+)
+def test_what_is_missing_is_named(
+    project: Project, path: str, content: str | None, message: str
+) -> None:
+    target = project.artifacts.parent / path
+    if content is None:
+        target.unlink()
+    else:
+        target.write_text(content)
+    with pytest.raises(IntegrityError, match=re.escape(message)):
+        read_results(project, "A tiny model")
