@@ -14,7 +14,7 @@ from megatron_core.trainer import Trainer
 def publish(trainer: Trainer, output: Path) -> None:
     """Copy checkpoints, step log and curves of a finished run into ``output``."""
     run = trainer.run
-    shutil.copytree(run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*"))
     shutil.copy(run.steps, output / "steps.jsonl")
     if (run.folder / "curves").exists():
         shutil.copytree(run.folder / "curves", output / "curves")
