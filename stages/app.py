@@ -19,6 +19,7 @@ from stages.finetune import finetune
 from stages.ingest import ingest
 from stages.init import init
 from stages.pretrain import pretrain
+from stages.report import report
 from stages.run import console
 from stages.schema import schema
 from stages.tokenize import tokenize
@@ -45,6 +46,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     convert,
     evaluate,
     audit,
+    report,
 )
 TOOLS: tuple[Callable[..., None], ...] = (init, schema)
 for stage in STAGES:
