@@ -168,7 +168,7 @@ def write_stage(
     return manifest
 
 
-def audit(roots: dict[str, str]) -> dict[str, Any]:
+def audit(roots: dict[str, str], ranks: int = 2) -> dict[str, Any]:
     """A clean audit of ``roots`` with a replay that agrees."""
     return {
         "stages": {
@@ -176,7 +176,7 @@ def audit(roots: dict[str, str]) -> dict[str, Any]:
         },
         "replay": {
             "from_step": 15, "to_step": 20, "root": "a" * 64, "recorded_root": "a" * 64,
-            "same": True, "layout": {"data": 1}, "recorded_layout": {"data": 2},
+            "same": True, "layout": {"data": 1}, "recorded_layout": {"data": ranks},
         },
     }  # fmt: skip
 
@@ -187,7 +187,7 @@ def write_project(folder: Path, *, seconds: float = 1.5, ranks: int = 1) -> Path
         stage: write_stage(folder, stage, files, seconds=seconds, ranks=ranks).root
         for stage, files in artifacts().items()
     }
-    write_stage(folder, "audit", {"audit.json": audit(roots)}, seconds=seconds)
+    write_stage(folder, "audit", {"audit.json": audit(roots, ranks)}, seconds=seconds)
     for stage, numbers in metrics().items():
         write_json(folder / "metrics" / f"{stage}.json", numbers)
     (folder / "params.yaml").write_text(

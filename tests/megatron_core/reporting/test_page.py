@@ -14,6 +14,8 @@ import pytest
 from megatron_core.errors import IntegrityError
 from megatron_core.files import write_json
 from megatron_core.reporting import Project, read_circumstances, read_results, render
+from megatron_core.reporting.pipeline import pipeline_nodes
+from megatron_core.reporting.project import STAGES
 from tests import projects
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -137,6 +139,34 @@ def test_parts_without_input_are_left_out(project: Project) -> None:
     page = Page(_html(project))
     for gone in ("Samples", "Classifying", "Near-duplicates,", "Dropped", "Overlapped"):
         assert gone not in page.text
+
+
+def test_rules_that_removed_nothing_are_not_listed(project: Project) -> None:
+    removals = read_results(project, "A tiny model").data.removals
+    assert [(removal.reason, removal.documents) for removal in removals] == [
+        ("too short", 5), ("near-duplicates", 1), ("overlap with the held-out documents", 4)
+    ]  # fmt: skip
+
+
+def test_the_pipeline_counts_what_is_left(project: Project) -> None:
+    nodes = {node.stage: node for node in pipeline_nodes(read_results(project, "A tiny model"))}
+    assert [nodes[stage].number for stage in ("ingest", "curate", "dedup")] == ["100", "95", "94"]
+    assert nodes["curate"].note == "5 removed: too short"
+    assert nodes["decontaminate"].note == "10 held out, 4 overlap"
+    assert nodes["pretrain"].note == "20 steps, held-out loss 6.30"
+    assert nodes["evaluate"].number == "1.500" and "trigram is best" in nodes["evaluate"].note
+    assert list(nodes) == list(STAGES)
+
+
+def test_a_sample_that_was_cut_ends_after_a_whole_word(project: Project) -> None:
+    drops = project.read("curate", "drops.json")
+    drops["too_short"]["samples"] = [
+        {"id": "notes/1", "text": "word " * 39 + "cut-o"},
+        {"id": "notes/2", "text": "whole"},
+    ]
+    write_json(project.artifacts / "curate/drops.json", drops)
+    texts = [drop.text for drop in read_results(project, "A tiny model").data.drops]
+    assert texts == ["word " * 39 + "…", "whole"]
 
 
 def test_the_identity_is_of_results_alone(project: Project, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_the_classifier_wins_only_past_the_intervals() -> None:
 
     assert sentence(0.7, 0.6, 0.02).endswith("The model wins.")
     assert sentence(0.6, 0.7, 0.02).endswith("The baseline wins.")
+    assert "The model is ahead, but the intervals overlap" in sentence(0.61, 0.60, 0.02)
     assert sentence(0.60, 0.61, 0.02).endswith(
         "The baseline is ahead, but the intervals overlap: no clear winner."
     )
