@@ -1,4 +1,4 @@
-"""How a process learns that it is one of several ranks."""
+"""Ranks that exist already are joined; those that are launched are watched."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from megatron_core.errors import ConfigError
-from megatron_core.parallel.launch import is_first_rank, joined_ranks
+from megatron_core.errors import ConfigError, ReforgeError
+from megatron_core.parallel.launch import is_first_rank, joined_ranks, launch
 
-KNOWN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No launcher; what the test sets is taken back."""
-    slurm = [name for name in os.environ if name.startswith("SLURM_")]
-    for name in (*KNOWN, *slurm):
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No launcher around the tests; what they set is undone."""
+    for name in VARIABLES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The second of three tasks on two nodes, and the ``scontrol`` that lists the nodes."""
+    for name, value in {
+        "SLURM_PROCID": "1", "SLURM_NTASKS": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "node[3-4]", "PATH": str(tmp_path),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$3" = "node[3-4]" ] && printf "node3\\nnode4\\n"\n')
+    scontrol.chmod(0o755)
+    return scontrol
 
 
 def test_alone() -> None:
@@ -27,40 +40,49 @@ def test_alone() -> None:
     assert is_first_rank()
 
 
-def test_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert joined_ranks() == 8
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert joined_ranks() == 4
     assert not is_first_rank()
 
 
-def slurm(monkeypatch: pytest.MonkeyPatch, tasks: int) -> None:
-    for name, value in {
-        "NTASKS": tasks, "PROCID": 5, "LOCALID": 1, "JOB_ID": 123456, "STEP_NODELIST": "n[7-8]",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-
-
-def test_under_srun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    slurm(monkeypatch, tasks=8)
-    command = tmp_path / "scontrol"
-    command.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[7-8]" ] && printf "n7\\nn8\\n"\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert joined_ranks() == 8
-    assert {name: os.environ[name] for name in KNOWN} == {
-        "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n7",
-        "MASTER_PORT": "23456",
+@pytest.mark.usefixtures("slurm")
+def test_tasks_of_srun() -> None:
+    assert joined_ranks() == 3
+    found = {name: os.environ[name] for name in VARIABLES}
+    assert found == {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "node3",
+        "MASTER_PORT": "20007",
     }  # fmt: skip
 
 
-def test_srun_without_a_host_list_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    slurm(monkeypatch, tasks=2)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match=r"cannot tell the first host .*: set MASTER_ADDR"):
+def test_srun_without_scontrol(slurm: Path) -> None:
+    slurm.unlink()
+    with pytest.raises(ConfigError, match="set MASTER_ADDR"):
         joined_ranks()
 
 
-def test_a_slurm_job_of_one_task_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    slurm(monkeypatch, tasks=1)
+def test_one_task_of_sbatch_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
     assert joined_ranks() is None
+
+
+def test_a_rank_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit(3)\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ReforgeError, match="rank 1 ended with exit code 3"):
+        launch(2, "failing", [])
+
+
+def test_ranks_that_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "noting.py").write_text(
+        "import os, pathlib, sys\n"
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(os.environ['WORLD_SIZE'])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    launch(2, "noting", [str(tmp_path)])
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2", "2"]
