@@ -125,7 +125,7 @@ def read_data(project: Project) -> Data:
             for sample in dropped["samples"][:_EXAMPLES]
         ],
         overlaps=[
-            Overlap(line["id"], name(line["against"]), line["overlap"], line["ngram"])
+            Overlap(line["id"], _set_name(line["against"]), line["overlap"], line["ngram"])
             for line in _spread(project.lines("decontaminate", "removed.jsonl"), "overlap")
         ],
         vocabulary=Vocabulary(
