@@ -62,8 +62,8 @@ def test_one_changed_number_is_named_and_measured(
 ) -> None:
     a, b = planted("weights/a", (2, 5, 1), ours, theirs)
     found = first_difference(save(tmp_path / "a", a), save(tmp_path / "b", b))
-    exact = [float(np.float32(x)) for x in (ours, theirs)]
-    assert found == Difference("weights/a", (2, 5, 1), *exact, ulps, elements=1, tensors=1)
+    here, there = (float(np.float32(x)) for x in (ours, theirs))
+    assert found == Difference("weights/a", (2, 5, 1), here, there, ulps, elements=1, tensors=1)
     assert isinstance(found, Difference)
     assert math.copysign(1, found.ours) == math.copysign(1, ours)
 

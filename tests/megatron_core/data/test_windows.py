@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     """Tokens 0, 1, 2, … of books; 100, 101, … of notes."""
     for source, lengths in LENGTHS.items():
         token = 0 if source == "books" else 100
-        with IndexedWriter(tmp_path / f"{source}_text_document", np.uint16) as writer:
+        with IndexedWriter(tmp_path / f"{source}_text_document", np.dtype(np.uint16)) as writer:
             for length in lengths:
                 writer.write(range(token, token + length))
                 token += length
