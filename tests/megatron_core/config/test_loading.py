@@ -138,6 +138,22 @@ def test_overrides_are_yaml_and_may_make_sections(params: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "override",
+    ["pretrain.steps='3'", "pretrain.steps=yes", "pretrain.steps=3.0", "audit.replay=1",
+     "pretrain.optimizer.clip='1.0'", "report.title=3"],
+)  # fmt: skip
+def test_a_value_of_another_type_is_not_bent(params: Path, override: str) -> None:
+    path = override.partition("=")[0]
+    (line,) = problems(params, override)
+    assert line.startswith(f"{path} = ")
+    assert "should be a valid" in line
+
+
+def test_a_whole_number_is_a_number(params: Path) -> None:
+    assert load_recipe(params, ["pretrain.optimizer.clip=1"]).pretrain.optimizer.clip == 1.0
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("pretrain.steps", "--set pretrain.steps: write it as section.key=value"),

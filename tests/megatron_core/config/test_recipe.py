@@ -168,7 +168,7 @@ def test_every_field_says_what_it_is(name: str, schema: dict[str, Any]) -> None:
     assert tag or schema.get("description"), f"{name} has no description"
 
 
-@pytest.mark.parametrize("kind", sections(Section), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*sections(Section)], ids=lambda kind: kind.__name__)
 def test_every_section_is_strict_and_documented(kind: type[Section]) -> None:
     assert kind.model_config["extra"] == "forbid"
     assert kind.model_config["frozen"]
