@@ -87,7 +87,10 @@ WRONG = {
         "evaluate.question_source=mine",
         "evaluate.question_source = 'mine': must name a source of kind hpo",
     ),
-    "unknown kind": ("ingest.sources.mine.kind=csv", "ingest.sources.mine.kind: must be one of"),
+    "unknown kind": (
+        "ingest.sources.mine.kind=csv",
+        "ingest.sources.mine.kind = 'csv': must be one of",
+    ),
     "key of another kind": ("ingest.sources.mine.txt=a", "mine.txt: unknown key; did you mean"),
     "missing key": ("ingest.sources.mine={kind: jsonl}", "mine.path: is required and missing"),
     "value over a section": ("pretrain=3", "pretrain = 3: should be a valid dictionary"),
