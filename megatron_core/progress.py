@@ -18,7 +18,7 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def progress_bar(*columns: str) -> Progress:
+def progress_bar(*columns: str, shown: bool = True) -> Progress:
     """A bar on stderr with elapsed and remaining time; ``columns`` are further text templates."""
     console = Console(stderr=True)
     return Progress(
@@ -29,7 +29,7 @@ def progress_bar(*columns: str) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
 
 

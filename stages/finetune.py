@@ -10,8 +10,10 @@ from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Para
 from stages.run import RUNS, StageRun, stage_run
 
 if TYPE_CHECKING:
-    from megatron_core.checkpoint import Checkpoint
     from megatron_core.config import ClassificationConfig
+    from megatron_core.data.chapters import LabelledTexts
+    from megatron_core.parallel.mesh import Mesh
+    from stages.training import Trained
 
 
 def finetune(
@@ -37,89 +39,98 @@ def finetune(
         inputs=["pretrain", "tokenize", "tokenizer", "decontaminate"],
         layout=layout,
     ) as run:
-        continued, adapted, path = _continue(run)
-        metrics = {"continued": continued}
-        run.content = {"continued": adapted.root}
-        rows = {"continued, held-out loss": continued.get("heldout_loss", "none")}
-        if (config := run.recipe.finetune.classification) is not None:
-            results, classifier = _classify(run, config, path)
-            metrics["classification"] = results
-            run.content["classification"] = classifier.root
-            for name in ("model", "tfidf_logistic_regression", "majority"):
-                rows[f"macro-F1, {name.replace('_', ' ')}"] = results[name]["macro_f1"]
+        from megatron_core.parallel.mesh import open_mesh
+
+        config = run.recipe.finetune
+        with open_mesh(run.layout, config.continued.device, config.continued.threads) as mesh:
+            continued = _continue(run, mesh)
+            run.content = {"continued": continued.checkpoint.root}
+            metrics = {"continued": continued.metrics}
+            rows = {"continued, held-out loss": continued.metrics.get("heldout_loss", "none")}
+            if config.classification is not None:
+                classifier, results = _classify(run, config.classification, continued.path, mesh)
+                run.content["classification"] = classifier.checkpoint.root
+                metrics["classification"] = results
+                rows |= {
+                    f"macro-F1, {name.replace('_', ' ')}": scores["macro_f1"]
+                    for name, scores in results.items()
+                    if isinstance(scores, dict) and "macro_f1" in scores
+                }
         run.metrics(metrics)
         run.summary(rows)
 
 
-def _continue(run: StageRun) -> tuple[dict[str, Any], Checkpoint, Path]:
-    """Continued pretraining; its metrics, final checkpoint and where that lies."""
+def _continue(run: StageRun, mesh: Mesh) -> Trained:
+    """Continued pretraining from the last checkpoint of ``pretrain``."""
     from megatron_core.checkpoint import find_checkpoints
-    from megatron_core.parallel.mesh import open_mesh
     from megatron_core.trainer.assemble import continued_pretraining
-    from stages.training import publish, training_metrics
+    from stages.training import train
 
     config = run.recipe.finetune.continued
     start = find_checkpoints(run.input("pretrain") / "checkpoints")[-1]
     inputs = {"tokenize": run.input_roots["tokenize"]}
-    with open_mesh(run.layout, config.device, config.threads) as mesh:
-        trainer = continued_pretraining(config, start, run.input("tokenize"), inputs, RUNS, mesh)
-        path, final = trainer.train()
-    publish(trainer, run.output / "continued")
-    return training_metrics(trainer, final), final, path
+    trainer = continued_pretraining(config, start, run.input("tokenize"), inputs, RUNS, mesh)
+    return train(trainer, run.output / "continued")
 
 
 def _classify(
-    run: StageRun, config: ClassificationConfig, start: Path
-) -> tuple[dict[str, Any], Checkpoint]:
-    """The classifier and its baselines; writes ``classification/results.json``."""
+    run: StageRun, config: ClassificationConfig, start: Path, mesh: Mesh
+) -> tuple[Trained, dict[str, Any]]:
+    """The classifier on checkpoint ``start``, and its scores beside the baselines'."""
     from megatron_core.data.chapters import chapter_texts
     from megatron_core.data.tokenizer import Tokenizer
-    from megatron_core.evaluation.classification import (
-        classification_scores,
-        majority_baseline,
-        tfidf_baseline,
-    )
-    from megatron_core.parallel.mesh import open_mesh
     from megatron_core.trainer.assemble import classification
-    from megatron_core.trainer.classification import ClassificationObjective, Examples
-    from stages.training import publish
+    from megatron_core.trainer.classification import Examples, predict
+    from stages.training import train
 
-    documents = run.input("decontaminate")
-    train, test = (
-        chapter_texts(documents / split, config.source, config.codes_per_category, config.seed)
+    texts, heldout = (
+        chapter_texts(
+            run.input("decontaminate") / split,
+            config.source,
+            config.codes_per_category,
+            config.seed,
+        )
         for split in ("train", "heldout")
     )
-    classes = sorted({*train.labels, *test.labels})
+    classes = sorted({*texts.labels, *heldout.labels})
     tokenizer = Tokenizer.load(run.input("tokenizer"))
-    train_examples, test_examples = (
+    examples, test = (
         Examples.of(
             tokenizer.encode_batch(part.texts),
             [classes.index(label) for label in part.labels],
             config.sequence_length,
         )
-        for part in (train, test)
+        for part in (texts, heldout)
     )
     inputs = {stage: run.input_roots[stage] for stage in ("tokenizer", "decontaminate")}
-    with open_mesh(run.layout, config.device, config.threads) as mesh:
-        trainer = classification(
-            config, start, train_examples, test_examples, classes, inputs, RUNS, mesh
-        )
-        _, final = trainer.train()
-        objective = trainer.objective
-        if not isinstance(objective, ClassificationObjective):
-            raise TypeError("a classifier is trained on a ClassificationObjective")
-        rows = objective.test_logits(trainer.model.eval()).argmax(dim=-1).tolist()
-    publish(trainer, run.output / "classification")
-    predictions = {
-        "model": [classes[row] for row in rows],
-        "tfidf_logistic_regression": tfidf_baseline(train.texts, train.labels, test.texts),
-        "majority": majority_baseline(train.labels, len(test.texts)),
-    }
-    results: dict[str, Any] = {
-        name: classification_scores(test.labels, predicted, test.groups)
-        for name, predicted in predictions.items()
-    }
-    results["examples"] = {"train": len(train.texts), "test": len(test.texts)}
-    results["classes"] = len(classes)
+    trainer = classification(config, start, examples, test, classes, inputs, RUNS, mesh)
+    trained = train(trainer, run.output / "classification")
+    if not mesh.is_first:
+        return trained, {}
+    rows = predict(trainer.model, test, mesh.device)
+    results = _score([classes[row] for row in rows], texts, heldout)
     write_json(run.output / "classification" / "results.json", results)
-    return results, final
+    return trained, results
+
+
+def _score(predicted: list[str], texts: LabelledTexts, heldout: LabelledTexts) -> dict[str, Any]:
+    """Scores of the predictions, of TF-IDF with logistic regression, and of the majority."""
+    from megatron_core.evaluation.classification import (
+        classification_scores,
+        majority_baseline,
+        tfidf_baseline,
+    )
+
+    predictions = {
+        "model": predicted,
+        "tfidf_logistic_regression": tfidf_baseline(texts.texts, texts.labels, heldout.texts),
+        "majority": majority_baseline(texts.labels, len(heldout.texts)),
+    }
+    return {
+        "examples": {"train": len(texts.texts), "test": len(heldout.texts)},
+        "classes": len({*texts.labels, *heldout.labels}),
+        **{
+            name: classification_scores(heldout.labels, guesses, heldout.groups)
+            for name, guesses in predictions.items()
+        },
+    }

@@ -32,14 +32,12 @@ def pretrain(
     ) as run:
         from megatron_core.parallel.mesh import open_mesh
         from megatron_core.trainer.assemble import pretraining
-        from stages.training import publish, training_metrics
+        from stages.training import train
 
         config = run.recipe.pretrain
         with open_mesh(run.layout, config.device, config.threads) as mesh:
             trainer = pretraining(config, run.input("tokenize"), run.input_roots, RUNS, mesh)
-            _, final = trainer.train()
-        publish(trainer, run.output)
-        run.content = {"model": final.root}
-        metrics = training_metrics(trainer, final)
-        run.metrics(metrics)
-        run.summary(metrics)
+            trained = train(trainer, run.output)
+        run.content = {"model": trained.checkpoint.root}
+        run.metrics(trained.metrics)
+        run.summary(trained.metrics)

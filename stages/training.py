@@ -1,9 +1,10 @@
-"""What the training stages share: leave a finished run in the artifact, report its numbers."""
+"""What the training stages share: train, leave the finished run in the artifact, report it."""
 
 from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,36 @@ from megatron_core.checkpoint import Checkpoint
 from megatron_core.trainer import Trainer
 
 
-def publish(trainer: Trainer, output: Path) -> None:
-    """Copy checkpoints, step log and curves of a finished run into ``output``."""
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its last checkpoint, where that lies, and, on the first rank, its numbers."""
+
+    path: Path
+    checkpoint: Checkpoint
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def train(trainer: Trainer, output: Path) -> Trained:
+    """Train to the end; the first rank copies checkpoints, step log and curves to ``output``."""
+    path, checkpoint = trainer.train()
+    if not trainer.mesh.is_first:
+        return Trained(path, checkpoint)
     run = trainer.run
-    shutil.copytree(run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*"))
+    shutil.copytree(
+        run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*")
+    )
     shutil.copy(run.steps, output / "steps.jsonl")
     if (run.folder / "curves").exists():
         shutil.copytree(run.folder / "curves", output / "curves")
+    return Trained(path, checkpoint, _metrics(trainer, checkpoint.step))
 
 
-def training_metrics(trainer: Trainer, final: Checkpoint) -> dict[str, Any]:
-    """Losses of a finished run in nats per token (or per example), and its size."""
-    records = trainer.run.read_steps(final.step)
+def _metrics(trainer: Trainer, steps: int) -> dict[str, Any]:
+    """Losses in nats per token (or per example), the size of the model, the speed."""
+    records = trainer.run.read_steps(steps)
     losses = [record["loss"] for record in records[-10:]]
     metrics: dict[str, Any] = {
-        "steps": final.step,
+        "steps": steps,
         "parameters": sum(math.prod(s) for s in trainer.state.layout.shapes.values()),
         "loss": sum(losses) / len(losses),
     }

@@ -91,6 +91,7 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
             f"must not exceed pretrain.model.positions = {model.positions}",
             recipe.evaluate.context,
         )
+    yield from _process_problems(recipe)
     yield from _source_problems(recipe)
 
 
@@ -139,6 +140,18 @@ def _training_problems(path: str, run: TrainingConfig, model: DecoderConfig) -> 
                 yield Problem(f"{path}.grid.{field}", f"must divide {name} = {count}", degree)
         if degree > 1:
             yield Problem(f"{path}.grid.{field}", "only 1 is implemented in this version", degree)
+
+
+def _process_problems(recipe: Recipe) -> Iterator[Problem]:
+    continued, classification = recipe.finetune.continued, recipe.finetune.classification
+    for field in ("device", "threads"):
+        wanted = getattr(continued, field)
+        if classification is not None and getattr(classification, field) != wanted:
+            yield Problem(
+                f"finetune.classification.{field}",
+                f"must be finetune.continued.{field} = {wanted}: both run in the same processes",
+                getattr(classification, field),
+            )
 
 
 def _source_problems(recipe: Recipe) -> Iterator[Problem]:

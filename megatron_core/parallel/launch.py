@@ -40,7 +40,8 @@ def launch(ranks: int, module: str, arguments: Sequence[str]) -> None:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
+        # -P keeps the working directory off the path: a project may hold a folder of our names.
+        elastic_launch(config, sys.executable)("-P", "-m", module, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise ReforgeError(

@@ -52,23 +52,28 @@ class ClassificationObjective:
 
     def loss(self, model: nn.Module, samples: Sequence[int]) -> LossSum:
         rows = torch.tensor([self.order.locate(k)[1] for k in samples])
-        logits = self._logits(model, self.train, rows)
+        logits = _forward(model, self.train, rows, self.device)
         classes = self.train.classes[rows].to(self.device)
         return LossSum(cross_entropy_sum(logits, classes), len(rows))
 
     @torch.no_grad()
     def heldout(self, model: nn.Module) -> LossSum:
-        logits = self.test_logits(model)
+        logits = class_logits(model, self.test, self.device)
         return LossSum(cross_entropy_sum(logits, self.test.classes), len(self.test))
 
-    @torch.no_grad()
-    def test_logits(self, model: nn.Module) -> Tensor:
-        """Logits ``[examples, classes]`` of the test examples, fp32 on the CPU."""
-        parts = torch.arange(len(self.test)).split(_BATCH)  # type: ignore[no-untyped-call]
-        return torch.cat([self._logits(model, self.test, rows).float().cpu() for rows in parts])
 
-    def _logits(self, model: nn.Module, examples: Examples, rows: Tensor) -> Tensor:
-        logits: Tensor = model(
-            examples.tokens[rows].to(self.device), examples.lengths[rows].to(self.device)
-        )
-        return logits
+def predict(model: nn.Module, examples: Examples, device: torch.device) -> list[int]:
+    """The likeliest class of each example."""
+    return [int(row) for row in class_logits(model.eval(), examples, device).argmax(dim=-1)]
+
+
+@torch.no_grad()
+def class_logits(model: nn.Module, examples: Examples, device: torch.device) -> Tensor:
+    """Logits ``[examples, classes]``, fp32 on the CPU."""
+    parts = torch.arange(len(examples)).split(_BATCH)  # type: ignore[no-untyped-call]
+    return torch.cat([_forward(model, examples, rows, device).float().cpu() for rows in parts])
+
+
+def _forward(model: nn.Module, examples: Examples, rows: Tensor, device: torch.device) -> Tensor:
+    logits: Tensor = model(examples.tokens[rows].to(device), examples.lengths[rows].to(device))
+    return logits

@@ -84,7 +84,7 @@ class Trainer:
         trackers = Trackers(kinds, self.run.folder / "curves", self.run.folder.name, records)
         saved = resumed
         columns = ("loss {task.fields[loss]:.3f}", "{task.fields[rate]:,.0f} tokens/s")
-        with progress_bar(*columns) as bar:
+        with progress_bar(*columns, shown=self.mesh.is_first) as bar:
             task = bar.add_task(
                 self.run.folder.name.rpartition("-")[0], total=self.config.steps,
                 completed=self.step, loss=float("nan"), rate=0.0,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from megatron_core.trainer import ClassificationObjective, LanguageObjective
-from megatron_core.trainer.classification import Examples
+from megatron_core.trainer.classification import Examples, class_logits
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,7 @@ def test_classification() -> None:
 def test_classification_heldout_takes_every_example() -> None:
     test = Examples.of(TEXTS * 40, CLASSES * 40, length=4)
     objective = ClassificationObjective(examples(), test, seed=3, device=CPU)
-    logits = objective.test_logits(LastTokens())
+    logits = class_logits(LastTokens(), test, CPU)
     torch.testing.assert_close(logits, torch.tensor(ROWS * 40))
     exact = [-log_softmax(row)[label] for row, label in zip(ROWS, CLASSES, strict=True)]
     part = objective.heldout(LastTokens())
