@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_GAP = "\u00a0"  # a number stays on one line with its unit
 _NAMES = {
     "all": "all text",
     "majority": "majority class",
@@ -42,7 +43,7 @@ def amount(number: float) -> str:
     """A rounded count: 12,345, then 2.36 M, then 1.20 B."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if float(f"{number:.3g}") >= size:  # what rounds up to 1000 M is 1 B
-            return f"{number / size:.3g} {letter}"
+            return f"{number / size:.3g}{_GAP}{letter}"
     return f"{number:,.0f}"
 
 
@@ -64,18 +65,18 @@ def scientific(number: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds as 0.4 s, 18 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{_GAP}s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}{_GAP}s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60}{_GAP}min {whole % 60}{_GAP}s"
+    return f"{whole // 3600}{_GAP}h {whole % 3600 // 60}{_GAP}min"
 
 
 def percent(share: float, digits: int = 1) -> str:
     """A share of one: 97.2 %."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}{_GAP}%"
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:

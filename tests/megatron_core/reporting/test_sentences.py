@@ -10,6 +10,11 @@ from megatron_core.reporting.sentences import (
 from tests import projects
 
 
+def plain(sentence: str) -> str:
+    """The sentence with common spaces only."""
+    return sentence.replace("\u00a0", " ")
+
+
 def _bits(**models: float) -> dict[str, dict[str, float]]:
     return {model: {"bits_per_byte": value} for model, value in models.items()}
 
@@ -19,7 +24,7 @@ def _f1(value: float, margin: float) -> dict[str, float]:
 
 
 def test_a_baseline_that_wins_is_named() -> None:
-    sentence = perplexity_sentence(projects.scores()["perplexity"])
+    sentence = plain(perplexity_sentence(projects.scores()["perplexity"]))
     assert "the trigram model is best with 1.500 bits per byte" in sentence
     assert "the adapted model, needs 1.800, 20.0 % more" in sentence
     assert "A baseline wins. On notes a trained model wins." in sentence
@@ -27,11 +32,13 @@ def test_a_baseline_that_wins_is_named() -> None:
 
 
 def test_a_model_that_wins_but_not_everywhere() -> None:
-    sentence = perplexity_sentence(
-        {
-            "all": _bits(trigram=2.0, pretrained=1.0, adapted=1.5),
-            "notes": _bits(trigram=1.0, pretrained=1.2, adapted=1.2),
-        }
+    sentence = plain(
+        perplexity_sentence(
+            {
+                "all": _bits(trigram=2.0, pretrained=1.0, adapted=1.5),
+                "notes": _bits(trigram=1.0, pretrained=1.2, adapted=1.2),
+            }
+        )
     )
     assert "the pretrained model is best with 1.000" in sentence
     assert "the best baseline, the trigram model, needs 2.000, 100.0 % more" in sentence
@@ -68,12 +75,12 @@ def test_better_than_guessing_means_past_the_interval() -> None:
         "bigram": {"accuracy": 0.3, "accuracy_stderr": 0.03},
         "adapted": {"accuracy": 0.4, "accuracy_stderr": 0.03},
     }
-    assert multiple_choice_sentence(found, 0.25) == (
+    assert plain(multiple_choice_sentence(found, 0.25)) == (
         "The adapted model answers best with 40.0 %; guessing gets 25.0 %. "
         "Clearly better than guessing is the adapted model."
     )
     tied = {model: {"accuracy": 0.25, "accuracy_stderr": 0.03} for model in found}
-    assert multiple_choice_sentence(tied, 0.25) == (
+    assert plain(multiple_choice_sentence(tied, 0.25)) == (
         "The bigram model and the adapted model answer best with 25.0 %; guessing gets 25.0 %. "
         "No model is clearly better than guessing."
     )
