@@ -16,9 +16,9 @@ KNOWN = [5, 0, 9, 6, 7, 1, 2, 4, 8, 3]
 KNOWN_LARGE = [958201678549, 78418363158, 654545208805]
 
 
-@pytest.mark.parametrize("size", range(1, 301))
-def test_every_index_goes_somewhere_else(size: int) -> None:
-    assert {permute(i, size, "key") for i in range(size)} == set(range(size))
+def test_every_index_goes_somewhere_else() -> None:
+    for size in range(1, 301):
+        assert {permute(i, size, "key") for i in range(size)} == set(range(size))
 
 
 @given(st.integers(1, 10**15).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
