@@ -67,7 +67,7 @@ def test_the_page_says_what_was_made(project: Project) -> None:
     page = Page(_html(project))
     for sentence in (
         "12,345 parameters, made from 100 documents: 2,000 tokens to train on",
-        "The whole pipeline took 16 s",
+        "The last runs of its stages took 16 s",
         "10 of them (10.0 %) were removed",
         "shorter than 40 characters",
         "The baseline wins.",
