@@ -60,14 +60,14 @@ def main() -> None:
     try:
         app()
     except ReforgeError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}:
             raise
         console.print(
             f"error: {error.filename}: {error.strerror}; free the disk or make it writable",
-            style="red", markup=False, highlight=False,
+            style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         sys.exit(1)
 

@@ -25,7 +25,7 @@ def chapter_texts(folder: Path, source: str, per_category: int, seed: int) -> La
     A document is a category, so a split of documents never has siblings on both sides.
 
     Raises:
-        CorpusError: there is no document of ``source``, or it has no codes.
+        CorpusError: ``source`` has no codes here, or codes of one chapter only.
     """
     texts: list[str] = []
     labels: list[str] = []
@@ -41,4 +41,9 @@ def chapter_texts(folder: Path, source: str, per_category: int, seed: int) -> La
             groups.append(document.metadata["category"])
     if not texts:
         raise CorpusError(f"{folder} holds no codes of source {source}: ingest kind icd10cm")
+    if len(set(labels)) < 2:
+        raise CorpusError(
+            f"the codes of source {source} in {folder} are all of chapter {labels[0]}, which "
+            "leaves nothing to classify: raise ingest.max_documents or decontaminate.heldout"
+        )
     return LabelledTexts(texts, labels, groups)
