@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from megatron_core.config import STAGES
 from megatron_core.errors import ConfigError, IntegrityError
 from megatron_core.files import write_json
 from megatron_core.identity import Environment, hash_json
@@ -18,10 +19,7 @@ from stages.run import ARTIFACTS, StageRun, console, stage_run
 if TYPE_CHECKING:
     from megatron_core.config import PretrainConfig
 
-AUDITED = (
-    "ingest", "curate", "dedup", "decontaminate", "tokenizer", "tokenize", "pretrain",
-    "finetune", "convert", "evaluate",
-)  # fmt: skip
+AUDITED = STAGES[: STAGES.index("audit")]
 
 
 def audit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_core.config import STAGES
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
 from stages.run import ARTIFACTS, METRICS, stage_run
 
@@ -19,7 +20,6 @@ def report(
     the results alone.
     """
     from megatron_core.reporting import Project, read_circumstances, read_results, write_page
-    from megatron_core.reporting.project import STAGES
 
     with stage_run(
         "report", params=params, overrides=overrides, dry_run=dry_run, inputs=STAGES[:-1]

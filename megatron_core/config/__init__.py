@@ -11,7 +11,7 @@ from megatron_core.config.corpus import (
 from megatron_core.config.finetune import ClassificationConfig, ContinuedConfig, FinetuneConfig
 from megatron_core.config.loading import load_recipe
 from megatron_core.config.pretrain import DecoderConfig, PretrainConfig
-from megatron_core.config.recipe import Recipe, training_runs
+from megatron_core.config.recipe import STAGES, Recipe, training_runs
 from megatron_core.config.results import (
     AuditConfig,
     ConvertConfig,
@@ -23,6 +23,7 @@ from megatron_core.config.section import Section
 from megatron_core.config.training import AdamW, Batch, Checkpoints, Grid, Schedule, TrainingConfig
 
 __all__ = [
+    "STAGES",
     "AdamW",
     "AuditConfig",
     "Batch",

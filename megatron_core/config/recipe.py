@@ -52,6 +52,10 @@ class Recipe(Section):
     report: ReportConfig = Field(default_factory=ReportConfig, description="One page")
 
 
+# The order of the pipeline.
+STAGES = tuple(Recipe.model_fields)
+
+
 def training_runs(recipe: Recipe) -> dict[str, TrainingConfig]:
     """Every training run of the recipe by its dotted path."""
     runs: dict[str, TrainingConfig] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from megatron_core.config import STAGES
 from megatron_core.reporting.data import Data
-from megatron_core.reporting.project import STAGES
 from megatron_core.reporting.results import Results
 from megatron_core.reporting.training import Run
 from megatron_core.reporting.wording import amount, count, listing, name, plural, scientific

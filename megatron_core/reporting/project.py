@@ -8,13 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from megatron_core.config import STAGES
 from megatron_core.errors import IntegrityError
 from megatron_core.identity import Manifest, manifest_path, read_manifest
-
-STAGES = (
-    "ingest", "curate", "dedup", "decontaminate", "tokenizer", "tokenize", "pretrain",
-    "finetune", "convert", "evaluate", "audit", "report",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_core.config import STAGES
 from megatron_core.errors import IntegrityError
 from megatron_core.files import write_json
 from megatron_core.reporting import Project, read_circumstances, read_results, render
 from megatron_core.reporting.pipeline import pipeline_nodes
-from megatron_core.reporting.project import STAGES
 from tests import projects
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
