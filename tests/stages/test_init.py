@@ -1,0 +1,56 @@
+"""A project outside the clone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_core.config import load_recipe
+from megatron_core.errors import ConfigError
+from stages.init import init, recipes
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's own ``dvc`` comes first."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_starts_a_project(recipe: str, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    init(recipe, project)
+    load_recipe(project / "params.yaml")
+    listed = subprocess.run(
+        ["dvc", "stage", "list", "--name-only"],
+        cwd=project, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert "pretrain" in listed
+    ignored = subprocess.run(
+        ["git", "check-ignore", "artifacts/ingest", "runs/x", "metrics/ingest.json"],
+        cwd=project, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert len(ignored) == 3
+
+
+def test_the_root_is_the_laptop_recipe() -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        assert (ROOT / "pipelines/laptop" / name).read_text() == (ROOT / name).read_text()
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty: name a new folder"):
+        init("laptop", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    init("laptop", tmp_path / "empty")
+    assert (tmp_path / "empty/dvc.yaml").exists()
