@@ -147,3 +147,11 @@ def test_an_altered_artifact_is_named(finished: Path) -> None:
     assert done.returncode == 1
     assert "artifacts/curate/documents/00000.jsonl was altered" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_runs_what_depends_on_its_parameter(finished: Path) -> None:
+    done = run(finished, "dvc", "exp", "run", "--set-param", "report.title=Another")
+    assert done.returncode == 0, done.stderr
+    assert "Running stage 'report'" in done.stdout
+    assert done.stdout.count("Running stage") == 1
+    assert "<h1>Another</h1>" in (finished / "artifacts/report/report.html").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from megatron_core.config import DecoderConfig
@@ -33,7 +34,7 @@ class Classifier(nn.Module):
             lengths: int64 ``[batch]``, real tokens of each row, at least 1.
         """
         hidden = self.decoder.hidden(tokens)
-        positions = lengths.new_ones(tokens.shape).cumsum(1)
-        real = (positions <= lengths[:, None])[..., None].to(hidden.dtype)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        real = (positions < lengths[:, None])[..., None].to(hidden.dtype)
         mean = (hidden * real).sum(dim=1) / lengths[:, None].to(hidden.dtype)
         return cast(Tensor, self.classify(mean))

@@ -16,7 +16,7 @@ def learning_rate(step: int, *, peak: float, steps: int, schedule: Schedule) -> 
     """
     warmup = schedule.warmup_steps
     if step <= warmup:
-        return peak * step / warmup
+        return peak * (step / warmup)
     if schedule.kind == "cosine":
         progress = (step - warmup) / max(1, steps - warmup)
         fall = 0.5 * (1.0 - math.cos(math.pi * progress))
