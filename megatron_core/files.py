@@ -51,6 +51,14 @@ def replace_folder(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _remove_abandoned(target: Path) -> None:
+    """Delete what killed processes left of their attempts at ``target``."""
+    for left in target.parent.glob(f".{target.name}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """A fresh folder beside ``target`` that takes its place when the block succeeds.
@@ -60,6 +68,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
     except OSError as error:

@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from megatron_core.errors import IntegrityError
+from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.files import replace_folder, sync_folder, write_json
 from megatron_core.identity import (
     Environment,
@@ -83,6 +84,9 @@ def save_checkpoint(
         run: Identity of the run, checked before resuming.
         model: What is needed to build the model again.
         layout: Ranks it was written from, for the record.
+
+    Raises:
+        ReforgeError: the disk refuses.
     """
     distributed = dist.is_initialized()
     first = not distributed or dist.get_rank() == 0
@@ -92,8 +96,15 @@ def save_checkpoint(
         staging.mkdir(parents=True)
     if distributed:
         dist.barrier()
-    with _quiet():
-        save(dict(tensors), checkpoint_id=staging, no_dist=not distributed)
+    try:
+        with _quiet():
+            save(dict(tensors), checkpoint_id=staging, no_dist=not distributed)
+    except CheckpointException as error:
+        reasons = {str(failure[0]) for failure in error.failures.values()}
+        raise ReforgeError(
+            f"the checkpoint {path} could not be written ({'; '.join(sorted(reasons))}): free the "
+            "disk or make it writable; those before it are whole, and the next run resumes there"
+        ) from error
     checkpoint = None
     if first:
         leaves = tensor_leaves(tensors)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,13 @@ def test_replace_folder_leaves_one_folder(tmp_path: Path) -> None:
     replace_folder(tmp_path / "new", tmp_path / "old")
     assert names(tmp_path) == {"old/new"}
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, 1):
+        (tmp_path / f".model.{pid}.partial").mkdir()
+    with staged_folder(tmp_path / "model"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.1.partial"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from megatron_core.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from megatron_core.errors import IntegrityError
+from megatron_core.errors import IntegrityError, ReforgeError
 from tests.ranks import run_ranks
 
 SHAPES = [(), (1,), (3, 5, 7), (33, 17), (2, 1, 2, 1, 2)]
@@ -250,3 +251,15 @@ def test_the_newest_are_kept(keep: int, kept: list[int], tmp_path: Path) -> None
         (tmp_path / f"step-{step:08d}").mkdir()
     prune_checkpoints(tmp_path, keep)
     assert [int(p.name[5:]) for p in find_checkpoints(tmp_path)] == kept
+
+
+def test_a_disk_that_refuses_is_said_and_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path / "step-00000001", some_tensors())
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, old[1]))
+    try:
+        with pytest.raises(ReforgeError, match="step-00000002 could not be written"):
+            save(tmp_path / "step-00000002", {"weights/large": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000001"]
