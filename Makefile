@@ -29,7 +29,7 @@ roots: $(READY)
 
 # Back to a fresh clone: what the targets above made goes, what you wrote stays.
 clean:
-	rm -rf $(VENV) artifacts metrics runs dvc.lock .dvc/cache .dvc/tmp build *.egg-info
+	rm -rf $(VENV) artifacts metrics runs dvc_plots dvc.lock .dvc/cache .dvc/tmp build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find stages megatron_core kernels pipelines tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 

@@ -14,7 +14,7 @@ from megatron_core.errors import ConfigError, ReforgeError
 from megatron_core.files import staged_folder, write_text
 from stages.run import console
 
-_IGNORED = ("/artifacts/", "/metrics/", "/runs/", "/.venv/")
+_IGNORED = ("/artifacts/", "/metrics/", "/runs/", "/dvc_plots/", "/.venv/")
 
 
 def init(
