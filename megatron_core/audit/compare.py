@@ -34,7 +34,7 @@ def compare(ours: Path, theirs: Path, stages: Sequence[str]) -> Comparison:
         raise IntegrityError(
             f"cannot compare a checkpoint with a pipeline: {ours}, {theirs}; name two of a kind"
         )
-    return _compare_pipelines(_roots(ours, stages), _roots(theirs, stages))
+    return _compare_pipelines(_roots(ours, stages), _roots(theirs, stages), stages)
 
 
 def _roots(path: Path, stages: Sequence[str]) -> RecordedRoots:
@@ -44,8 +44,10 @@ def _roots(path: Path, stages: Sequence[str]) -> RecordedRoots:
     return RecordedRoots.read(path)
 
 
-def _compare_pipelines(ours: RecordedRoots, theirs: RecordedRoots) -> Comparison:
-    shared = [stage for stage in ours.roots if stage in theirs.roots]
+def _compare_pipelines(
+    ours: RecordedRoots, theirs: RecordedRoots, stages: Sequence[str]
+) -> Comparison:
+    shared = [stage for stage in stages if stage in ours.roots and stage in theirs.roots]
     if not shared:
         raise IntegrityError("the two have no stage in common")
     for stage in shared:

@@ -13,7 +13,7 @@ from megatron_core.identity import Environment, manifest_path, read_manifest
 
 
 class RecordedRoots(BaseModel):
-    """Roots by stage in the order of the pipeline, and where and when they were made."""
+    """Roots by stage, and where and when they were made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

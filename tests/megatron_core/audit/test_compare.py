@@ -121,3 +121,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(IntegrityError, match="is no record of roots"):
         compare(ours, tmp_path / "other.json", STAGES)
+
+
+def test_first_means_first_in_the_pipeline(tmp_path: Path) -> None:
+    ours = project(tmp_path / "a", TEXTS)
+    theirs = project(tmp_path / "b", {"ingest": "A", "curate": "B", "dedup": "C"})
+    project_roots(ours / "artifacts", STAGES).write(tmp_path / "roots.json")
+    found = compare(tmp_path / "roots.json", theirs, STAGES)
+    assert found.verdict.startswith("ingest is the first stage that differs")
