@@ -104,6 +104,8 @@ def test_a_killed_run_continues_with_the_same_bits(finished: Path, killed: str) 
     assert root(finished, "pretrain") == killed
     steps = (finished / "artifacts/pretrain/steps.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in steps] == list(range(1, 61))
+    curve = finished / "artifacts/pretrain/curves/dvclive/plots/metrics/loss.tsv"
+    assert len(curve.read_text().splitlines()) == 1 + 60
 
 
 def test_every_stage_left_artifact_manifest_and_metrics(finished: Path) -> None:
