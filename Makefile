@@ -31,7 +31,7 @@ roots: $(READY)
 clean:
 	rm -rf $(VENV) artifacts metrics runs dvc_plots dvc.lock .dvc/cache .dvc/tmp build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find stages megatron_core kernels pipelines tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find stages megatron_core kernels pipelines tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Reforge needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …")'
