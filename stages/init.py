@@ -16,12 +16,28 @@ from stages.run import console
 
 _IGNORED = ("/artifacts/", "/metrics/", "/runs/", "/dvc_plots/", "/.venv/")
 
+# DVC's experiments and live curves need a first commit; it is the tool's, whoever the user is.
+_COMMANDS = (
+    ("git", "init", "--quiet"),
+    ("dvc", "init", "--quiet"),
+    ("dvc", "config", "core.analytics", "false"),
+    ("git", "add", "--all"),
+    (
+        "git", "-c", "user.name=reforge", "-c", "user.email=reforge@localhost",
+        "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify",
+        "--message=Start from a recipe",
+    ),
+)  # fmt: skip
+
 
 def init(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe that comes with Reforge.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
 ) -> None:
-    """Start a project: a folder with `params.yaml` and `dvc.yaml`, ready for `dvc repro`."""
+    """Start a project: a folder with `params.yaml` and `dvc.yaml`, ready for `dvc repro`.
+
+    The folder is a git repository with a first commit, and DVC is set up in it.
+    """
     names = recipes()
     if recipe not in names:
         raise ConfigError(f"there is no recipe {recipe}: choose one of {', '.join(names)}")
@@ -32,8 +48,7 @@ def init(
             for name in ("params.yaml", "dvc.yaml"):
                 shutil.copy(source / name, staging / name)
         write_text(staging / ".gitignore", "".join(f"{line}\n" for line in _IGNORED))
-        for command in (["git", "init", "-q"], ["dvc", "init", "-q"],
-                        ["dvc", "config", "core.analytics", "false"]):  # fmt: skip
+        for command in _COMMANDS:
             done = subprocess.run(command, cwd=staging, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ReforgeError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")

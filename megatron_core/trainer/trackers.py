@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from megatron_core.errors import MissingExtraError
+from megatron_core.errors import MissingExtraError, ReforgeError
 
 
 class Tracker(Protocol):
@@ -41,11 +41,18 @@ class Dvclive:
 
     def __init__(self, folder: Path, name: str) -> None:
         from dvclive import Live
+        from scmrepo.exceptions import SCMError
 
         logging.getLogger("dvclive").setLevel(logging.ERROR)
-        self._live = Live(
-            str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False
-        )
+        try:
+            self._live = Live(
+                str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False
+            )
+        except SCMError as error:
+            raise ReforgeError(
+                "dvclive needs a first commit in this git repository: run `git add . && git "
+                "commit`, or take dvclive out of `trackers`"
+            ) from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._live.step = step

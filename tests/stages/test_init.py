@@ -36,6 +36,12 @@ def test_every_recipe_starts_a_project(recipe: str, tmp_path: Path) -> None:
         cwd=project, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert len(ignored) == 3
+    log = subprocess.run(
+        ["git", "log", "--format=%an %s"], cwd=project, capture_output=True, text=True, check=True
+    )
+    assert log.stdout == "reforge Start from a recipe\n"
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=project, capture_output=True)
+    assert status.stdout == b""
 
 
 def test_the_root_is_the_laptop_recipe() -> None:
