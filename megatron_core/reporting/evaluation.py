@@ -75,7 +75,7 @@ class Evaluation:
 
     perplexity: Perplexity
     classification: Classification | None
-    multiple_choice: MultipleChoice
+    multiple_choice: MultipleChoice | None
     continuations: list[Continuation]
 
 
@@ -157,8 +157,10 @@ def _classification(results: Mapping[str, Any]) -> Classification:
     )  # fmt: skip
 
 
-def _multiple_choice(scores: Mapping[str, Any]) -> MultipleChoice:
+def _multiple_choice(scores: Mapping[str, Any]) -> MultipleChoice | None:
     found = {m: of for m, of in scores["multiple_choice"].items() if m != "chance"}
+    if not found:
+        return None
     chance = scores["multiple_choice"]["chance"]["accuracy"]
     best = max(of["accuracy"] for of in found.values())
     bars = []

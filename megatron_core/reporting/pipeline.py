@@ -70,6 +70,8 @@ def _model_stages(results: Results) -> dict[str, tuple[str, str, str]]:
     perplexity = evaluation.perplexity
     best = next(score for score in perplexity.scores[name("all")] if score.best)
     verdict = results.proof.verdict
+    asked = evaluation.multiple_choice
+    questions = f"; {plural(asked.questions, 'question')}" if asked else ""
     finetune = ("", "adapted", _losses(runs["continued"]))
     if evaluation.classification:
         score = next(row for row in evaluation.classification.rows if row["kind"] == "model")
@@ -81,8 +83,7 @@ def _model_stages(results: Results) -> dict[str, tuple[str, str, str]]:
         "finetune": finetune,
         "convert": (count(len(results.converted)), "Hugging Face folders", _converted(results)),
         "evaluate": (
-            f"{best.bits_per_byte:.3f}", "bits per byte",
-            f"{best.model} is best; {plural(evaluation.multiple_choice.questions, 'question')}",
+            f"{best.bits_per_byte:.3f}", "bits per byte", f"{best.model} is best{questions}"
         ),
         "audit": (
             count(len(results.proof.roots)), "artifacts hashed",

@@ -64,6 +64,7 @@ def read_training(project: Project) -> Training:
                 ("continued", "Continued pretraining", "token"),
                 ("classification", "Classifier", "description"),
             )
+            if finetune[key] is not None
         ),
     ]  # fmt: skip
     return Training(

@@ -202,3 +202,20 @@ def test_what_is_missing_is_named(
         target.write_text(content)
     with pytest.raises(IntegrityError, match=re.escape(message)):
         read_results(project, "A tiny model")
+
+
+def test_a_recipe_without_classifier_and_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {**projects.RECIPES["finetune"], "classification": None}
+    monkeypatch.setitem(projects.RECIPES, "finetune", recipe)
+    made = projects.artifacts()
+    made["finetune"] = {"continued/steps.jsonl": projects.steps(8, 5.0)}
+    made["evaluate"]["scores.json"] |= {"multiple_choice": {}, "questions": 0}
+    monkeypatch.setattr(projects, "artifacts", lambda: made)
+    projects.write_project(tmp_path)
+    project = Project(tmp_path / "artifacts", tmp_path / "metrics")
+    page = Page(render(read_results(project, "Ours"), read_circumstances(project)))
+    assert "Continued pretraining" in page.text
+    for absent in ("Classif", "Choosing the term", "question"):
+        assert absent not in page.text
