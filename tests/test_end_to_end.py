@@ -139,6 +139,38 @@ def test_dvc_shows_metrics_and_plots(finished: Path) -> None:
     assert "heldout_loss" in (finished / "dvc_plots/index.html").read_text()
 
 
+def tokenized(clone: Path, folder: Path) -> Path:
+    """A project of its own that holds what pretraining reads."""
+    shutil.copytree(clone / "artifacts/tokenize", folder / "artifacts/tokenize")
+    shutil.copy(clone / "artifacts/tokenize.manifest.json", folder / "artifacts")
+    shutil.copy(clone / "params.yaml", folder)
+    return folder
+
+
+def test_ranks_of_torchrun_join(clone: Path, killed: str, tmp_path: Path) -> None:
+    project = tokenized(clone, tmp_path)
+    command = ("torchrun", "--standalone", "--nproc-per-node=2", "--no-python")
+    done = run(project, *command, "reforge", "pretrain")
+    assert done.returncode == 0, done.stderr
+    assert root(project, "pretrain") == killed
+
+
+def test_tasks_of_srun_join(clone: Path, killed: str, tmp_path: Path) -> None:
+    project = tokenized(clone, tmp_path)
+    slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "4242", "MASTER_ADDR": "127.0.0.1"}
+    tasks = [
+        subprocess.Popen(
+            ["reforge", "pretrain"],
+            cwd=project,
+            env={**environment("auto"), **slurm, "SLURM_PROCID": task, "SLURM_LOCALID": task},
+            stderr=subprocess.DEVNULL,
+        )
+        for task in "01"
+    ]
+    assert [task.wait(timeout=120) for task in tasks] == [0, 0]
+    assert root(project, "pretrain") == killed
+
+
 def test_an_altered_artifact_is_named(finished: Path) -> None:
     part = finished / "artifacts/curate/documents/00000.jsonl"
     text = part.read_bytes()
