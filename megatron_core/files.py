@@ -55,8 +55,18 @@ def _remove_abandoned(target: Path) -> None:
     """Delete what killed processes left of their attempts at ``target``."""
     for left in target.parent.glob(f".{target.name}.*.partial"):
         pid = left.name.split(".")[-2]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
+        if pid.isdecimal() and not _is_running(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        return True
+    return True
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from collections.abc import Callable
 
 import typer
 
 from megatron_core.errors import ReforgeError
+from megatron_core.parallel.launch import is_first_rank
 from stages.audit import audit
 from stages.convert import convert
 from stages.curate import curate
@@ -57,6 +59,7 @@ for tool in TOOLS:
 
 def main() -> None:
     """Run the command line; a failure the user can act on ends without a traceback."""
+    _set_up_logging()
     try:
         app()
     except ReforgeError as error:
@@ -70,6 +73,17 @@ def main() -> None:
             style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         sys.exit(1)
+
+
+def _set_up_logging() -> None:
+    """Our own notices go to stderr, those below warnings from the first rank alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("reforge: %(message)s"))
+    for name in ("stages", "megatron_core"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO if is_first_rank() else logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -37,6 +38,7 @@ METRICS = Path("metrics")
 RUNS = Path("runs")
 
 console = Console(stderr=True)
+logger = logging.getLogger(__name__)
 
 
 class StageRun:
@@ -168,13 +170,22 @@ def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
 
         room = torch.cuda.device_count()
     else:
-        room = len(os.sched_getaffinity(0)) // threads
-    return Layout.choose(
-        text,
-        {path: training.grid for path, training in runs.items()},
-        room=room,
-        joined=joined_ranks(),
-    )
+        room = _processors() // threads
+    grids = {path: training.grid for path, training in runs.items()}
+    chosen = Layout.choose(text, grids, room=room, joined=joined_ranks())
+    if text == "auto" and joined_ranks() is None:
+        logger.info(
+            "layout data=%d: as far as grid.data = %d goes and this machine has room (%d ranks)",
+            chosen.data, min(grid.data for grid in grids.values()), max(1, room),
+        )  # fmt: skip
+    return chosen
+
+
+def _processors() -> int:
+    """Those this process may use; all of them where the system cannot say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _open_input(stage: str, needed: str) -> Manifest:
