@@ -91,11 +91,16 @@ class StageRun:
         """Print what was done, how long it took and the root of the result."""
         table = Table(title=self.name, title_justify="left", show_header=False)
         for key, value in self._summary.items():
-            shown = f"{value:,}" if isinstance(value, int) else value
-            table.add_row(key, f"{shown:.4g}" if isinstance(shown, float) else str(shown))
+            table.add_row(key, _shown(value))
         table.add_row("time", f"{manifest.record.seconds:.1f} s")
         table.add_row("root", manifest.root[:16])
         console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @contextmanager
