@@ -64,9 +64,10 @@ def _compare(ours: Path, theirs: Path) -> None:
     from megatron_core.audit import compare
 
     comparison = compare(ours, theirs, AUDITED)
-    console.print(comparison.verdict, style="bold green" if comparison.same else "bold red")
+    style = "bold green" if comparison.same else "bold red"
+    console.print(comparison.verdict, style=style, soft_wrap=True)
     for cause in comparison.causes:
-        console.print(f"  likely cause: {cause}", markup=False)
+        console.print(f"  likely cause: {cause}", markup=False, soft_wrap=True)
     if not comparison.same:
         raise typer.Exit(1)
 

@@ -82,6 +82,8 @@ def _compare_checkpoints(ours: Path, theirs: Path) -> Comparison:
         )
     else:
         sentence = found or "only their steps differ"
+    if a.step != b.step:
+        sentence = f"they are of steps {a.step} and {b.step}; {sentence}"
     return Comparison(
         same=False, verdict=sentence, causes=likely_causes(a.environment, b.environment)
     )
