@@ -104,6 +104,7 @@ def test_wrong_recipe(reforge: Reforge, override: str, message: str) -> None:
     assert code == 2
     assert message in said
     assert "Traceback" not in said
+    assert not (reforge.folder / "artifacts").exists()
     assert nothing_written(reforge.folder)
 
 
