@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +21,8 @@ _IGNORED = ("/artifacts/", "/metrics/", "/runs/", "/dvc_plots/", "/.venv/")
 # DVC's experiments and live curves need a first commit; it is the tool's, whoever the user is.
 _COMMANDS = (
     ("git", "init", "--quiet"),
-    ("dvc", "init", "--quiet"),
-    ("dvc", "config", "core.analytics", "false"),
+    (sys.executable, "-m", "dvc", "init", "--quiet"),
+    (sys.executable, "-m", "dvc", "config", "core.analytics", "false"),
     ("git", "add", "--all"),
     (
         "git", "-c", "user.name=reforge", "-c", "user.email=reforge@localhost",
@@ -49,10 +51,19 @@ def init(
                 shutil.copy(source / name, staging / name)
         write_text(staging / ".gitignore", "".join(f"{line}\n" for line in _IGNORED))
         for command in _COMMANDS:
-            done = subprocess.run(command, cwd=staging, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise ReforgeError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+            _run(command, staging)
     console.print(f"{folder} is ready: cd {folder}, look at params.yaml, then run `dvc repro`")
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ReforgeError(
+            f"{command[0]} was not found, and a project needs it: install it"
+        ) from error
+    if done.returncode:
+        raise ReforgeError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
 
 
 def recipes() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from kernels.rotary import rotary_table
@@ -47,10 +46,3 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits ``[batch, length, vocabulary]`` of int64 ``tokens [batch, length]``."""
         return cast(Tensor, self.head(self.hidden(tokens)))
-
-
-def parameter_count(config: DecoderConfig) -> int:
-    """Weights of the decoder, shared ones counted once."""
-    with torch.device("meta"):
-        model = Decoder(config)
-    return sum(p.numel() for name, p in model.named_parameters() if name not in model.tied)

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 
 from megatron_core.config import load_recipe
-from megatron_core.errors import ConfigError
+from megatron_core.errors import ConfigError, ReforgeError
 from stages.init import init, recipes
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's own ``dvc`` comes first."""
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
 
 
 @pytest.mark.parametrize("recipe", recipes())
@@ -27,7 +21,7 @@ def test_every_recipe_starts_a_project(recipe: str, tmp_path: Path) -> None:
     init(recipe, project)
     load_recipe(project / "params.yaml")
     listed = subprocess.run(
-        ["dvc", "stage", "list", "--name-only"],
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
         cwd=project, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert "pretrain" in listed
@@ -60,3 +54,10 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     init("laptop", tmp_path / "empty")
     assert (tmp_path / "empty/dvc.yaml").exists()
+
+
+def test_a_machine_without_git_hears_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ReforgeError, match="git was not found"):
+        init("laptop", tmp_path / "project")
+    assert list(tmp_path.iterdir()) == []

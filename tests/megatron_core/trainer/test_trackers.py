@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_steps_before_a_resume_are_in_the_curve_once(tmp_path: Path) -> None:
 
 
 def test_an_empty_repository_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ReforgeError, match="needs a first commit"):
