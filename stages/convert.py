@@ -23,7 +23,7 @@ def convert(
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     from megatron_core.checkpoint import find_checkpoints, load_weights, read_checkpoint
-    from megatron_core.config import DecoderConfig
+    from megatron_core.config import ModelConfig
     from megatron_core.conversion import export_decoder
 
     with stage_run(
@@ -39,7 +39,7 @@ def convert(
             checkpoint = read_checkpoint(path)
             certificate = export_decoder(
                 load_weights(path),
-                DecoderConfig.model_validate(checkpoint.model["config"]),
+                ModelConfig.model_validate(checkpoint.model["config"]),
                 run.input("tokenizer"),
                 run.output / name,
                 run.recipe.convert,

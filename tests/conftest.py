@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_core.config import AdamW, Batch, Checkpoints, DecoderConfig, Grid, PretrainConfig
+from megatron_core.config import AdamW, Batch, Checkpoints, Grid, ModelConfig, PretrainConfig
 from megatron_core.config.training import Schedule
 from megatron_core.data.indexed import IndexedWriter
 
@@ -47,7 +47,7 @@ def tiny_recipe() -> PretrainConfig:
         checkpoints=Checkpoints(every=3, keep_last=5),
         validate_every=4,
         trackers=[],
-        model=DecoderConfig(
+        model=ModelConfig(
             vocabulary=64, positions=32, layers=2, hidden=32, heads=4, kv_heads=2, ffn=48
         ),
     )

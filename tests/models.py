@@ -8,28 +8,28 @@ import torch
 from torch import Tensor
 
 from megatron_core.checkpoint import save_checkpoint
-from megatron_core.config import DecoderConfig, TokenizerConfig
+from megatron_core.config import ModelConfig, TokenizerConfig
 from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.tokenizer import train_tokenizer
-from megatron_core.model import Decoder
+from megatron_core.model import LanguageModel
 
 SENTENCE = "Finding {} is a rare change of the {}, seen in {} patients with <|endoftext|> in notes."
 ORGANS = ("heart", "liver", "kidney", "lung", "retina")
 
 
-def small_config(**changes: object) -> DecoderConfig:
+def small_config(**changes: object) -> ModelConfig:
     """Two layers, with two query heads to each key and value head."""
     settings: dict[str, object] = {
         "vocabulary": 300, "positions": 64, "layers": 2, "hidden": 32, "heads": 4,
         "kv_heads": 2, "ffn": 48,
     }  # fmt: skip
-    return DecoderConfig.model_validate(settings | changes)
+    return ModelConfig.model_validate(settings | changes)
 
 
-def random_decoder(config: DecoderConfig, seed: int = 1) -> Decoder:
+def random_decoder(config: ModelConfig, seed: int = 1) -> LanguageModel:
     """Weights large enough that no two of them could be swapped unnoticed, norms included."""
     generator = torch.Generator().manual_seed(seed)
-    decoder = Decoder(config)
+    decoder = LanguageModel(config)
     for name, parameter in decoder.named_parameters():
         if name not in decoder.tied:
             scale = 0.3 if parameter.ndim > 1 else 1.0
@@ -37,7 +37,7 @@ def random_decoder(config: DecoderConfig, seed: int = 1) -> Decoder:
     return decoder
 
 
-def stored_weights(decoder: Decoder) -> dict[str, Tensor]:
+def stored_weights(decoder: LanguageModel) -> dict[str, Tensor]:
     """The weights as a checkpoint gives them: tied ones under their owner."""
     return {
         name: parameter.detach()
@@ -46,7 +46,7 @@ def stored_weights(decoder: Decoder) -> dict[str, Tensor]:
     }
 
 
-def write_checkpoint(folder: Path, decoder: Decoder) -> str:
+def write_checkpoint(folder: Path, decoder: LanguageModel) -> str:
     """A checkpoint of ``decoder`` as the trainer leaves it; returns its root."""
     checkpoint = save_checkpoint(
         folder / "step-00000001",

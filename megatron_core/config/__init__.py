@@ -10,7 +10,12 @@ from megatron_core.config.corpus import (
 )
 from megatron_core.config.finetune import ClassificationConfig, ContinuedConfig, FinetuneConfig
 from megatron_core.config.loading import load_recipe
-from megatron_core.config.pretrain import DecoderConfig, PretrainConfig
+from megatron_core.config.pretrain import (
+    ExpertsConfig,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+)
 from megatron_core.config.recipe import STAGES, Recipe, training_runs
 from megatron_core.config.results import (
     AuditConfig,
@@ -20,7 +25,15 @@ from megatron_core.config.results import (
     ReportConfig,
 )
 from megatron_core.config.section import Section
-from megatron_core.config.training import AdamW, Batch, Checkpoints, Grid, Schedule, TrainingConfig
+from megatron_core.config.training import (
+    AdamW,
+    Batch,
+    Checkpoints,
+    Grid,
+    LossScale,
+    Schedule,
+    TrainingConfig,
+)
 
 __all__ = [
     "STAGES",
@@ -32,14 +45,17 @@ __all__ = [
     "ContinuedConfig",
     "ConvertConfig",
     "CurateConfig",
-    "DecoderConfig",
     "DecontaminateConfig",
     "DedupConfig",
     "EvaluateConfig",
+    "ExpertsConfig",
     "FinetuneConfig",
     "GenerationConfig",
     "Grid",
     "IngestConfig",
+    "LossScale",
+    "MaskingConfig",
+    "ModelConfig",
     "PretrainConfig",
     "Recipe",
     "ReportConfig",

@@ -17,7 +17,7 @@ from megatron_core.config.corpus import (
     TokenizerConfig,
 )
 from megatron_core.config.finetune import FinetuneConfig
-from megatron_core.config.pretrain import DecoderConfig, PretrainConfig
+from megatron_core.config.pretrain import ModelConfig, PretrainConfig
 from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
@@ -99,7 +99,7 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
     yield from _source_problems(recipe)
 
 
-def _model_problems(model: DecoderConfig) -> Iterator[Problem]:
+def _model_problems(model: ModelConfig) -> Iterator[Problem]:
     path = "pretrain.model"
     if model.hidden % model.heads:
         yield Problem(f"{path}.heads", f"must divide hidden = {model.hidden}", model.heads)
@@ -113,7 +113,7 @@ def _model_problems(model: DecoderConfig) -> Iterator[Problem]:
         yield Problem(f"{path}.kv_heads", f"must divide heads = {model.heads}", model.kv_heads)
 
 
-def _training_problems(path: str, run: TrainingConfig, model: DecoderConfig) -> Iterator[Problem]:
+def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> Iterator[Problem]:
     grid, batch = run.grid, run.batch
     if batch.sequences % (grid.data * batch.microbatch):
         yield Problem(

@@ -58,6 +58,18 @@ class Checkpoints(Section):
 
     every: int = operational(50, "Steps between checkpoints", ge=1)
     keep_last: int = operational(2, "Newest checkpoints kept", ge=1)
+    keep_every: int | None = operational(
+        None, "Steps between checkpoints that are kept for good; null keeps none", ge=1
+    )
+
+
+class LossScale(Section):
+    """Dynamic loss scaling for fp16 (Micikevicius et al., 2018); other precisions need none."""
+
+    initial: Degree = Field(65_536, description="First scale")
+    growth_every: int = Field(
+        2000, ge=1, description="Steps without overflow after which the scale doubles"
+    )
 
 
 class TrainingConfig(Section):
@@ -69,14 +81,27 @@ class TrainingConfig(Section):
     optimizer: AdamW = Field(default_factory=AdamW, description="Optimizer")
     schedule: Schedule = Field(default_factory=Schedule, description="Learning rate over steps")
     grid: Grid = Field(default_factory=Grid, description="Shards the arithmetic is defined on")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Of activations and gradients; main weights are always fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Of activations; main weights and gradient sums are always fp32"
     )
+    loss_scale: LossScale = Field(default_factory=LossScale, description="Used by fp16 alone")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the arithmetic runs")
     threads: int = Field(1, ge=1, description="CPU threads per process; they can change bits")
     seed: int = Field(1, ge=0, description="Of initial weights and data order")
     checkpoints: Checkpoints = Field(
         default_factory=Checkpoints, description="When to save and what to keep"
+    )
+    recompute: Literal["none", "selective", "full"] = operational(
+        "none", "Activations computed again in the backward pass: none, attention's, all"
+    )
+    bucket_megabytes: float = operational(
+        25.0, "Gradients exchanged together while the backward pass runs", gt=0
+    )
+    fingerprint_every: int = operational(
+        1, "Steps between checksums of every tensor; 0 keeps none", ge=0
+    )
+    hang_after: int = operational(
+        600, "Seconds without a step after which a run stops and names the missing rank", ge=1
     )
     validate_every: int = operational(50, "Steps between held-out losses", ge=1)
     trackers: list[Literal["dvclive", "tensorboard", "wandb"]] = operational(

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megatron_core.config import ConvertConfig, DecoderConfig
+from megatron_core.config import ConvertConfig, ModelConfig
 from megatron_core.conversion.llama import from_llama, tensor_names, tensor_shapes, to_llama
 from megatron_core.errors import ReforgeError
 from megatron_core.files import write_json
 from megatron_core.identity import hash_bytes
-from megatron_core.model import Decoder
+from megatron_core.model import LanguageModel
 
 CERTIFICATE = "certificate.json"
 _WEIGHTS = "model.safetensors"
@@ -28,7 +28,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 def export_decoder(
     weights: Mapping[str, Tensor],
-    model: DecoderConfig,
+    model: ModelConfig,
     tokenizer: Path,
     output: Path,
     config: ConvertConfig,
@@ -89,7 +89,7 @@ def export_decoder(
     return certificate
 
 
-def import_decoder(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
+def import_decoder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read a ``LlamaForCausalLM`` folder: its configuration, and its weights by our names.
 
     The weights keep their dtype and bits. One file and several with an index are both read.
@@ -115,7 +115,7 @@ def import_decoder(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
     return model, {name: weights[name] for name in tensor_names(model)}
 
 
-def check_tensors(weights: Mapping[str, Tensor], model: DecoderConfig, where: str) -> None:
+def check_tensors(weights: Mapping[str, Tensor], model: ModelConfig, where: str) -> None:
     """Check that ``weights`` are those of ``model``, no more and no less.
 
     Raises:
@@ -133,7 +133,7 @@ def check_tensors(weights: Mapping[str, Tensor], model: DecoderConfig, where: st
         raise ReforgeError(f"{where} does not fit its configuration:\n  " + "\n  ".join(problems))
 
 
-def logit_difference(weights: Mapping[str, Tensor], model: DecoderConfig, folder: Path) -> float:
+def logit_difference(weights: Mapping[str, Tensor], model: ModelConfig, folder: Path) -> float:
     """The largest difference between our logits and those of transformers, both in fp32.
 
     The inputs are two sequences of fixed pseudo-random tokens. One thread computes, so that the
@@ -144,7 +144,7 @@ def logit_difference(weights: Mapping[str, Tensor], model: DecoderConfig, folder
     generator = torch.Generator().manual_seed(1)
     length = min(model.positions, 64)
     tokens = torch.randint(model.vocabulary, (2, length), generator=generator)
-    ours = Decoder(model)
+    ours = LanguageModel(model)
     ours.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -180,7 +180,7 @@ def _copy_tokenizer(tokenizer: Path, output: Path) -> dict[str, int]:
 
 
 def _write_settings(
-    model: DecoderConfig, specials: Mapping[str, int], dtype: str, output: Path
+    model: ModelConfig, specials: Mapping[str, int], dtype: str, output: Path
 ) -> None:
     """Write ``config.json`` and ``generation_config.json``, without the version of a library."""
     tokens = {f"{role}_token_id": number for role, number in specials.items()}
@@ -194,7 +194,7 @@ def _write_settings(
 
 
 def _compare_bits(
-    stored: Mapping[str, Tensor], model: DecoderConfig, folder: Path
+    stored: Mapping[str, Tensor], model: ModelConfig, folder: Path
 ) -> list[dict[str, Any]]:
     """Read the folder back and compare each tensor's bits; returns a line per tensor."""
     read, weights = import_decoder(folder)

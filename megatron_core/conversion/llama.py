@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from megatron_core.config import DecoderConfig
+from megatron_core.config import ModelConfig
 from megatron_core.errors import ReforgeError
 
 # ours -> theirs. Both use the half-split rotary form, so no row is permuted.
@@ -43,7 +43,7 @@ _WITHOUT: dict[str, Any] = {
 }
 
 
-def tensor_names(config: DecoderConfig) -> dict[str, str]:
+def tensor_names(config: ModelConfig) -> dict[str, str]:
     """``{our parameter: their tensor}`` of all stored tensors, from the input to the output."""
     names = {"embedding.weight": "model.embed_tokens.weight"}
     for layer in range(config.layers):
@@ -55,7 +55,7 @@ def tensor_names(config: DecoderConfig) -> dict[str, str]:
     return names
 
 
-def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of each stored tensor, by our name."""
     queries, keys = config.hidden, config.kv_heads * config.head_size
     layer: dict[str, tuple[int, ...]] = {
@@ -81,7 +81,7 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
 
 
-def to_llama(config: DecoderConfig) -> dict[str, Any]:
+def to_llama(config: ModelConfig) -> dict[str, Any]:
     """The settings of ``config.json`` that describe the architecture."""
     ours = config.model_dump()
     return {
@@ -95,7 +95,7 @@ def to_llama(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def from_llama(settings: Mapping[str, Any], where: str) -> DecoderConfig:
+def from_llama(settings: Mapping[str, Any], where: str) -> ModelConfig:
     """Our configuration from the settings of a ``config.json``.
 
     Raises:
@@ -116,7 +116,7 @@ def from_llama(settings: Mapping[str, Any], where: str) -> DecoderConfig:
         raise ReforgeError(f"{where} lacks {', '.join(missing)}: it describes no Llama")
     theta = rope.get("rope_theta", settings.get("rope_theta", 10_000.0))
     try:
-        config = DecoderConfig(
+        config = ModelConfig(
             rope_theta=theta, **{ours: given[theirs] for ours, theirs in _SETTINGS.items()}
         )
     except ValidationError as error:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from megatron_core.checkpoint import find_checkpoints, load_weights, read_checkpoint
-from megatron_core.config import DecoderConfig, GenerationConfig
+from megatron_core.config import GenerationConfig, ModelConfig
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.files import write_json
-from megatron_core.model import Decoder
+from megatron_core.model import LanguageModel
 
 
-def load_decoder(checkpoint: Path) -> Decoder:
+def load_decoder(checkpoint: Path) -> LanguageModel:
     """The decoder that the checkpoint in the folder ``checkpoint`` holds, fp32 on the CPU.
 
     Raises:
@@ -27,7 +27,7 @@ def load_decoder(checkpoint: Path) -> Decoder:
     model = read_checkpoint(checkpoint).model
     if model.get("kind") != "decoder":
         raise ReforgeError(f"{checkpoint} holds a {model.get('kind')}, not a decoder")
-    decoder = Decoder(DecoderConfig.model_validate(model["config"]))
+    decoder = LanguageModel(ModelConfig.model_validate(model["config"]))
     decoder.load_state_dict(load_weights(checkpoint), strict=False)  # tied ones are not stored
     return decoder.eval()
 
@@ -71,7 +71,9 @@ def write_generations(
     write_json(path, lines)
 
 
-def continue_texts(decoder: Decoder, tokenizer: Tokenizer, config: GenerationConfig) -> list[str]:
+def continue_texts(
+    decoder: LanguageModel, tokenizer: Tokenizer, config: GenerationConfig
+) -> list[str]:
     """The continuation of each of ``config.prompts``, without the prompt."""
     texts = []
     for prompt in config.prompts:
@@ -91,7 +93,7 @@ def continue_texts(decoder: Decoder, tokenizer: Tokenizer, config: GenerationCon
 
 @torch.no_grad()
 def continue_tokens(
-    decoder: Decoder,
+    decoder: LanguageModel,
     prompt: Sequence[int],
     *,
     count: int,

@@ -11,7 +11,7 @@ from kernels.attention import causal_attention
 from kernels.rms_norm import rms_norm
 from kernels.rotary import apply_rotary
 from kernels.swiglu import swiglu
-from megatron_core.config import DecoderConfig
+from megatron_core.config import ModelConfig
 
 
 class Norm(nn.Module):
@@ -29,7 +29,7 @@ class Norm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and grouped key and value heads."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, size = config.heads, config.kv_heads, config.head_size
         self.query = nn.Linear(config.hidden, config.heads * size, bias=False)
@@ -49,7 +49,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU feed-forward layer."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gate = nn.Linear(config.hidden, config.ffn, bias=False)
         self.up = nn.Linear(config.hidden, config.ffn, bias=False)
@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """``x + attention(norm(x))``, then ``x + ffn(norm(x))``."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention_norm = Norm(config.hidden, config.norm_epsilon)
         self.attention = Attention(config)

@@ -7,17 +7,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from megatron_core.config import DecoderConfig
-from megatron_core.model.decoder import Decoder
+from megatron_core.config import ModelConfig
+from megatron_core.model.language_model import LanguageModel
 
 
 class Classifier(nn.Module):
     """Mean of the final hidden states over the real tokens, then a linear layer."""
 
-    def __init__(self, config: DecoderConfig, classes: int) -> None:
+    def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.decoder = Decoder(config)
+        self.decoder = LanguageModel(config)
         del self.decoder.head  # a classifier has no use for next-token logits
         self.classify = nn.Linear(config.hidden, classes)
 

@@ -7,10 +7,10 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from megatron_core.config import DecoderConfig
+from megatron_core.config import ModelConfig
 
 
-def initialize(model: nn.Module, config: DecoderConfig, seed: int) -> None:
+def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Set every weight of ``model`` from (seed, tensor name), whatever the order or the rank.
 
     Matrices are normal with ``config.initial_std``, those that write into the residual stream

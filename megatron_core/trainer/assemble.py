@@ -11,10 +11,10 @@ from megatron_core.checkpoint import load_weights, read_checkpoint
 from megatron_core.config import (
     ClassificationConfig,
     ContinuedConfig,
-    DecoderConfig,
+    ModelConfig,
     PretrainConfig,
 )
-from megatron_core.model import Classifier, Decoder, initialize
+from megatron_core.model import Classifier, LanguageModel, initialize
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.trainer.classification import ClassificationObjective, Examples
 from megatron_core.trainer.language import LanguageObjective
@@ -26,7 +26,7 @@ def pretraining(
     config: PretrainConfig, tokens: Path, inputs: Mapping[str, str], folder: Path, mesh: Mesh
 ) -> Trainer:
     """A decoder from initial weights on the tokenized sources in ``tokens``."""
-    model = Decoder(config.model)
+    model = LanguageModel(config.model)
     initialize(model, config.model, config.seed)
     run = TrainingRun.of(
         folder, "pretrain", recipe=config.identity(), inputs=inputs, model=describe(model)
@@ -40,7 +40,7 @@ def continued_pretraining(
 ) -> Trainer:  # fmt: skip
     """The decoder of checkpoint ``start``, trained on with a fresh optimizer."""
     checkpoint = read_checkpoint(start)
-    model = Decoder(DecoderConfig.model_validate(checkpoint.model["config"]))
+    model = LanguageModel(ModelConfig.model_validate(checkpoint.model["config"]))
     load_into(model, start)
     run = TrainingRun.of(
         folder, "continued", recipe=config.identity(),
@@ -55,7 +55,7 @@ def classification(
 ) -> Trainer:  # fmt: skip
     """A classifier on the decoder of checkpoint ``start``; all weights are trained."""
     checkpoint = read_checkpoint(start)
-    decoder = DecoderConfig.model_validate(checkpoint.model["config"])
+    decoder = ModelConfig.model_validate(checkpoint.model["config"])
     model = Classifier(decoder, len(classes))
     initialize(model, decoder, config.seed)
     load_into(model.decoder, start)
@@ -76,7 +76,7 @@ def load_into(model: nn.Module, checkpoint: Path) -> None:
             parameter.data.copy_(weights[name])
 
 
-def describe(model: Decoder | Classifier) -> dict[str, object]:
+def describe(model: LanguageModel | Classifier) -> dict[str, object]:
     """What a checkpoint keeps so that the model can be built again."""
     return {"kind": type(model).__name__.lower(), "config": model.config.model_dump(mode="json")}
 

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from megatron_core.config import ConvertConfig, DecoderConfig
+from megatron_core.config import ConvertConfig, ModelConfig
 from megatron_core.conversion import export_decoder, import_decoder, llama, logit_difference
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ReforgeError
-from megatron_core.model import Decoder
+from megatron_core.model import LanguageModel
 from tests.models import (
     SENTENCE,
     random_decoder,
@@ -41,7 +41,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(
-    decoder: Decoder, tokenizer: Path, output: Path, **settings: object
+    decoder: LanguageModel, tokenizer: Path, output: Path, **settings: object
 ) -> dict[str, object]:
     return export_decoder(
         stored_weights(decoder), decoder.config, tokenizer, output,
@@ -179,7 +179,7 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path, max_shard_size="20KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
     config, weights = import_decoder(tmp_path)
-    ours = Decoder(config)
+    ours = LanguageModel(config)
     ours.load_state_dict(weights)
     tokens = torch.arange(60)[None]
     with torch.no_grad():
@@ -207,8 +207,8 @@ def test_a_tied_head_that_is_stored_twice_is_read_once(tokenizer: Path, tmp_path
     ],
 )
 def test_what_our_decoder_has_not_is_refused(setting: str, value: object) -> None:
-    settings = llama.to_llama(DecoderConfig())
-    assert llama.from_llama(settings, "config.json") == DecoderConfig()
+    settings = llama.to_llama(ModelConfig())
+    assert llama.from_llama(settings, "config.json") == ModelConfig()
     with pytest.raises(ReforgeError, match=r"config\.json"):
         llama.from_llama(settings | {setting: value}, "config.json")
 

@@ -20,13 +20,13 @@ from megatron_core.evaluation.generation import (
     uniform,
     write_generations,
 )
-from megatron_core.model import Decoder
+from megatron_core.model import LanguageModel
 from tests.models import random_decoder, small_config, small_tokenizer, write_checkpoint
 
 NEVER = -1
 
 
-def generate(decoder: Decoder, prompt: list[int], **changes: object) -> list[int]:
+def generate(decoder: LanguageModel, prompt: list[int], **changes: object) -> list[int]:
     settings = {"count": 12, "temperature": 0.8, "seed": 1, "stop": NEVER}
     return continue_tokens(decoder, prompt, **(settings | changes))
 

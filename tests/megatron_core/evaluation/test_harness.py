@@ -14,7 +14,7 @@ from megatron_core.conversion import export_decoder
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.evaluation.harness import HarnessResult, run_harness
 from megatron_core.evaluation.tasks import Passage, TaskSet, make_questions
-from megatron_core.model import Decoder
+from megatron_core.model import LanguageModel
 from tests.models import (
     SENTENCE,
     documents,
@@ -34,7 +34,9 @@ PASSAGES = {
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Tokenizer, HarnessResult]:
+def scored(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[LanguageModel, Tokenizer, HarnessResult]:
     folder = tmp_path_factory.mktemp("scored")
     tokenizer = small_tokenizer(folder / "tokenizer")
     decoder = random_decoder(small_config())
@@ -52,7 +54,7 @@ def tasks() -> TaskSet:
     return TaskSet(PASSAGES, make_questions(documents("hpo", range(30)), CONFIG))
 
 
-def log_probabilities(decoder: Decoder, tokens: list[int]) -> np.ndarray:
+def log_probabilities(decoder: LanguageModel, tokens: list[int]) -> np.ndarray:
     """Of each token after the first, given all before it, in float64."""
     with torch.no_grad():
         logits = decoder(torch.tensor([tokens[:-1]]))[0].numpy()
@@ -61,7 +63,7 @@ def log_probabilities(decoder: Decoder, tokens: list[int]) -> np.ndarray:
     return chosen - np.log(np.exp(logits).sum(axis=1))
 
 
-def passage_log_likelihood(decoder: Decoder, tokens: list[int], end: int) -> float:
+def passage_log_likelihood(decoder: LanguageModel, tokens: list[int], end: int) -> float:
     """Each token is predicted once, in windows of CONTEXT predictions.
 
     A window starts after the token before it; the last is as long as the others, so it begins
@@ -75,7 +77,7 @@ def passage_log_likelihood(decoder: Decoder, tokens: list[int], end: int) -> flo
     return float(total)
 
 
-def test_passages(scored: tuple[Decoder, Tokenizer, HarnessResult]) -> None:
+def test_passages(scored: tuple[LanguageModel, Tokenizer, HarnessResult]) -> None:
     decoder, tokenizer, result = scored
     length = len(tokenizer.encode(PASSAGES["books"][0].text))
     assert length > 2 * CONTEXT and length % CONTEXT > 1  # the last window is not whole
@@ -96,7 +98,7 @@ def test_passages(scored: tuple[Decoder, Tokenizer, HarnessResult]) -> None:
         assert result.tokens[source] == [tokenizer.encode(p.text) for p in passages]
 
 
-def test_questions(scored: tuple[Decoder, Tokenizer, HarnessResult]) -> None:
+def test_questions(scored: tuple[LanguageModel, Tokenizer, HarnessResult]) -> None:
     decoder, tokenizer, result = scored
     right, normalized = [], []
     for question in tasks().questions:

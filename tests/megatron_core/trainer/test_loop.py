@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from megatron_core.checkpoint import last_checkpoint, load_weights
-from megatron_core.config import AdamW, DecoderConfig, Grid, PretrainConfig
+from megatron_core.config import AdamW, Grid, ModelConfig, PretrainConfig
 from megatron_core.data.order import Mixture
 from megatron_core.data.windows import TokenWindows, open_streams
 from megatron_core.errors import IntegrityError, ReforgeError
-from megatron_core.model import Decoder, initialize
+from megatron_core.model import LanguageModel, initialize
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer import Trainer
@@ -51,9 +51,9 @@ def root(trainer: Trainer) -> str:
     return found[1].root
 
 
-def plain_decoder(config: DecoderConfig, seed: int) -> Decoder:
+def plain_decoder(config: ModelConfig, seed: int) -> LanguageModel:
     """In float64, with tied weights as one parameter."""
-    decoder = Decoder(config)
+    decoder = LanguageModel(config)
     initialize(decoder, config, seed)
     if config.tied_embeddings:
         decoder.head.weight = decoder.embedding.weight

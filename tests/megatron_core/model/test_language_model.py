@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from megatron_core.config import DecoderConfig
-from megatron_core.model import Decoder, initialize
+from megatron_core.config import ModelConfig
+from megatron_core.model import LanguageModel, initialize
 from tests.models import random_decoder, small_config, stored_weights
 
 Array = NDArray[np.float64]
@@ -37,7 +37,7 @@ def rotate(x: Array, theta: float) -> Array:
     return out
 
 
-def attend(x: Array, weights: dict[str, Array], layer: str, config: DecoderConfig) -> Array:
+def attend(x: Array, weights: dict[str, Array], layer: str, config: ModelConfig) -> Array:
     batch, length, _ = x.shape
     size = config.hidden // config.heads
 
@@ -68,7 +68,7 @@ def feed_forward(x: Array, weights: dict[str, Array], layer: str) -> Array:
     )
 
 
-def logits_of(weights: dict[str, Array], config: DecoderConfig, tokens: NDArray[np.int64]) -> Array:
+def logits_of(weights: dict[str, Array], config: ModelConfig, tokens: NDArray[np.int64]) -> Array:
     epsilon = config.norm_epsilon
     x = weights["embedding.weight"][tokens]
     for i in range(config.layers):
@@ -84,7 +84,7 @@ def logits_of(weights: dict[str, Array], config: DecoderConfig, tokens: NDArray[
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_logits_are_those_of_the_formula(config: DecoderConfig) -> None:
+def test_logits_are_those_of_the_formula(config: ModelConfig) -> None:
     decoder = random_decoder(config)
     tokens = torch.randint(config.vocabulary, (3, 21), generator=torch.Generator().manual_seed(0))
     weights = {name: w.double().numpy() for name, w in stored_weights(decoder).items()}
@@ -106,8 +106,8 @@ def test_a_token_changes_nothing_before_it(changed: int) -> None:
     assert not torch.isclose(before[:, changed:], after[:, changed:]).all(-1).any()
 
 
-def initial_weights(config: DecoderConfig, seed: int) -> dict[str, torch.Tensor]:
-    decoder = Decoder(config)
+def initial_weights(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
+    decoder = LanguageModel(config)
     initialize(decoder, config, seed)
     return stored_weights(decoder)
 
@@ -153,7 +153,7 @@ def test_initial_weights_have_their_scale() -> None:
     ],
     ids=["tied", "untied", "deep"],
 )
-def test_parameters_are_counted(config: DecoderConfig, count: int) -> None:
-    model = Decoder(config)
+def test_parameters_are_counted(config: ModelConfig, count: int) -> None:
+    model = LanguageModel(config)
     own = [p.numel() for name, p in model.named_parameters() if name not in model.tied]
     assert sum(own) == count

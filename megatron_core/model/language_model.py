@@ -7,18 +7,18 @@ from typing import cast
 from torch import Tensor, nn
 
 from kernels.rotary import rotary_table
-from megatron_core.config import DecoderConfig
+from megatron_core.config import ModelConfig
 from megatron_core.model.block import Block, Norm
 
 
-class Decoder(nn.Module):
+class LanguageModel(nn.Module):
     """A causal language model of the Llama type.
 
     With tied embeddings ``head.weight`` shares the storage of ``embedding.weight`` but stays a
     parameter of its own, so that each keeps its own gradient until the end of the step.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.hidden)
