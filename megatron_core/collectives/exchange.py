@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_core.collectives.peers import peers
 from megatron_core.collectives.tree import tree_sum
-from megatron_core.errors import ReforgeError
 
 # Slices start on multiples of this many elements: 64 bytes of fp32, a full vector register.
 _ALIGNMENT = 16
@@ -30,7 +29,7 @@ def exchange_sum(buffer: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     padded = buffer.new_zeros(ranks * chunk)
     padded[:count] = buffer
     received = torch.empty_like(padded)
-    with _peers():
+    with peers():
         dist.all_to_all_single(received, padded, group=group)
         mine = tree_sum(list(received.view(ranks, chunk).unbind()))
         dist.all_gather_single(padded, mine.contiguous(), group=group)
@@ -44,17 +43,7 @@ def gather_numbers(numbers: Sequence[float], group: dist.ProcessGroup | None) ->
     device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
     mine = torch.tensor(numbers, dtype=torch.float64, device=device)
     gathered = mine.new_empty(dist.get_world_size(group) * len(mine))
-    with _peers():
+    with peers():
         dist.all_gather_single(gathered, mine, group=group)
     return [float(x) for x in gathered]
 
-
-@contextmanager
-def _peers() -> Iterator[None]:
-    """Say in one line that another rank is gone; that rank's own message says why."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Connection" not in str(error):
-            raise
-        raise ReforgeError(f"rank {dist.get_rank()} stops: another rank is gone") from error

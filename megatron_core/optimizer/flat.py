@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+# Elements that are owned, hashed and normed together: a shard is cut between ranks at multiples.
+BLOCK = 16_384
+
 # Tensors start on 64-byte boundaries, so that elementwise kernels meet each in the same phase.
 _ALIGNMENT = 16
 
