@@ -92,6 +92,8 @@ def pipeline_actions(
             # An action of this moment ends later, so the order of the ranks is of no matter.
             worker.take(time, ended)
         time += 1
+        if time > 3 * ranks * stages * microbatches:  # longer than one after the other
+            raise RuntimeError(f"the ranks of schedule={kind} wait for each other")
     return [worker.taken for worker in workers]
 
 
@@ -106,7 +108,7 @@ class _Worker:
         self._split = kind == "zero_bubble"
         self._forwards = _passes("forward", rank, ranks, stages, microbatches)
         self._backwards = _passes("backward", rank, ranks, stages, microbatches)
-        self._done = dict.fromkeys(_KINDS, 0)
+        self._done: dict[str, int] = dict.fromkeys(_KINDS, 0)
         self._free = 0
         # Microbatches whose backward pass this rank may await. Interleaved, one must go through
         # all stages of the rank first, and the way to the last rank and back counts double.
