@@ -1,3 +1,3 @@
-from kernels.attention.reference import causal_attention
+from kernels.attention.reference import attention
 
-__all__ = ["causal_attention"]
+__all__ = ["attention"]

@@ -1,4 +1,4 @@
-"""Causal attention with grouped key and value heads."""
+"""Attention with grouped key and value heads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention of each position over itself and those before it.
+def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    """Softmax attention of each query over the keys.
 
     Args:
-        query: ``[batch, heads, length, size]``.
-        key: ``[batch, kv_heads, length, size]``; ``heads`` is a multiple of ``kv_heads``.
+        query: ``[length, batch, heads, size]``: the last ``length`` of the keys' positions.
+        key: ``[keys, batch, kv_heads, size]``; ``heads`` is a multiple of ``kv_heads``.
         value: as ``key``.
+        causal: Each query sees the keys up to its own position; otherwise all of them.
 
     Returns:
-        ``[batch, heads, length, size]`` in the dtype of ``query``.
+        ``[length, batch, heads, size]`` in the dtype of ``query``.
     """
-    groups = query.shape[1] // key.shape[1]
+    groups = query.shape[2] // key.shape[2]
     if groups > 1:
-        key = torch.repeat_interleave(key, groups, dim=1)
-        value = torch.repeat_interleave(value, groups, dim=1)
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        key = torch.repeat_interleave(key, groups, dim=2)
+        value = torch.repeat_interleave(value, groups, dim=2)
+    length, keys = query.shape[0], key.shape[0]
+    mask = None
+    if causal and keys > length:
+        mask = query.new_ones(length, keys, dtype=torch.bool).tril(keys - length)
+    mixed = F.scaled_dot_product_attention(
+        *(x.permute(1, 2, 0, 3) for x in (query, key, value)),
+        attn_mask=mask,
+        is_causal=causal and mask is None,
+    )
+    return mixed.permute(2, 0, 1, 3)

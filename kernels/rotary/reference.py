@@ -15,8 +15,8 @@ def rotary_table(positions: int, size: int, theta: float) -> Tensor:
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate ``x [batch, heads, length, size]`` by ``table [2, length, size]``."""
-    cosine, sine = table.to(x.dtype).unbind()
+    """Rotate ``x [length, batch, heads, size]`` by ``table [2, length, size]``."""
+    cosine, sine = table.to(x.dtype)[:, :, None, None].unbind()
     first, second = x.chunk(2, dim=-1)
     rotated: Tensor = x * cosine + torch.cat([-second, first], dim=-1) * sine
     return rotated

@@ -46,4 +46,3 @@ def gather_numbers(numbers: Sequence[float], group: dist.ProcessGroup | None) ->
     with peers():
         dist.all_gather_single(gathered, mine, group=group)
     return [float(x) for x in gathered]
-

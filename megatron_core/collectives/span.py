@@ -63,3 +63,25 @@ class Span:
 
 
 WHOLE = Span()
+
+
+@dataclass(frozen=True)
+class ContextSpan(Span):
+    """The chunks that each sequence is computed in.
+
+    Leaves of the tree are ordered ``0, n - 1, 1, n - 2, …`` so that every rank's aligned block
+    pairs early chunks with late ones: under a causal mask all have the same work.
+    """
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The chunks computed here, in the order of their leaves."""
+        return tuple(self.chunk(leaf) for leaf in self.local)
+
+    def chunk(self, leaf: int) -> int:
+        """The chunk at ``leaf`` of the tree."""
+        return self.shards - 1 - leaf // 2 if leaf % 2 else leaf // 2
+
+    def leaf(self, chunk: int) -> int:
+        """The leaf that ``chunk`` is at."""
+        return 2 * chunk if chunk < (self.shards + 1) // 2 else 2 * (self.shards - 1 - chunk) + 1

@@ -3,5 +3,18 @@
 from megatron_core.model.classifier import Classifier
 from megatron_core.model.initial import initialize
 from megatron_core.model.language_model import LanguageModel
+from megatron_core.model.parameters import ParameterShard, load_parameters, parameter_shards
+from megatron_core.model.place import Draw, GradientLeaf, Place, Share
 
-__all__ = ["Classifier", "LanguageModel", "initialize"]
+__all__ = [
+    "Classifier",
+    "Draw",
+    "GradientLeaf",
+    "LanguageModel",
+    "ParameterShard",
+    "Place",
+    "Share",
+    "initialize",
+    "load_parameters",
+    "parameter_shards",
+]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from kernels.attention import causal_attention
+from kernels.attention import attention
+from kernels.dropout import dropout, dropout_key
 from kernels.rms_norm import rms_norm
 from kernels.rotary import apply_rotary
 from kernels.swiglu import swiglu
 from megatron_core.config import ModelConfig
+from megatron_core.model.context import visible
+from megatron_core.model.experts import Experts
+from megatron_core.model.linear import Split, columns, replicated, rows
+from megatron_core.model.place import Place, Share
 
 
 class Norm(nn.Module):
@@ -22,54 +29,137 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden))
         self.epsilon = epsilon
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.epsilon)
+    def forward(self, x: Tensor, place: Place, slices: int = 1) -> Tensor:
+        """``x [s, b, hidden]``, of which each of the ``slices`` has a weight gradient of its own."""
+        parts = [
+            rms_norm(part, replicated(self.weight, place.leaf, number), self.epsilon)
+            for number, part in enumerate(x.chunk(slices))
+        ]
+        return parts[0] if slices == 1 else torch.cat(parts)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions and grouped key and value heads."""
+    """Self-attention with rotary positions and grouped key and value heads."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
-        self.heads, self.kv_heads, size = config.heads, config.kv_heads, config.head_size
-        self.query = nn.Linear(config.hidden, config.heads * size, bias=False)
-        self.key = nn.Linear(config.hidden, config.kv_heads * size, bias=False)
-        self.value = nn.Linear(config.hidden, config.kv_heads * size, bias=False)
-        self.output = nn.Linear(config.heads * size, config.hidden, bias=False)
+        self.share, self.size = share, config.head_size
+        self.causal = config.kind == "decoder"
+        width, narrow = config.heads * self.size, config.kv_heads * self.size
+        self.query = Split(width, config.hidden, 0, share.tensor)
+        self.key = Split(narrow, config.hidden, 0, share.tensor)
+        self.value = Split(narrow, config.hidden, 0, share.tensor)
+        self.output = Split(config.hidden, width, 1, share.tensor)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        query = self.query(x).view(batch, length, self.heads, -1).transpose(1, 2)
-        key = self.key(x).view(batch, length, self.kv_heads, -1).transpose(1, 2)
-        value = self.value(x).view(batch, length, self.kv_heads, -1).transpose(1, 2)
-        mixed = causal_attention(apply_rotary(query, table), apply_rotary(key, table), value)
-        return cast(Tensor, self.output(mixed.transpose(1, 2).reshape(batch, length, -1)))
+    def forward(
+        self, chunks: Sequence[Tensor], places: Sequence[Place], tables: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Local slices of each local chunk ``[slice, b, hidden]`` to the same."""
+        span = self.share.tensor
+        layers = (self.query, self.key, self.value)
+        # For each shard, of each chunk: its heads' queries, keys and values.
+        projected = zip(
+            *(columns(x, layers, span, p.leaf) for x, p in zip(chunks, places, strict=True)),
+            strict=True,
+        )
+        mixed = [self._mix(shard, tables) for shard in projected]
+        return [
+            rows(parts, self.output, span, place.leaf)
+            for parts, place in zip(zip(*mixed, strict=True), places, strict=True)
+        ]
+
+    def _mix(self, shard: Sequence[tuple[Tensor, ...]], tables: Sequence[Tensor]) -> list[Tensor]:
+        """Attention of one shard's heads: ``[s, b, heads · size]`` of each local chunk."""
+        queries, keys, values = (
+            [x.unflatten(-1, (-1, self.size)) for x in kind] for kind in zip(*shard, strict=True)
+        )
+        queries = [apply_rotary(x, table) for x, table in zip(queries, tables, strict=True)]
+        keys = [apply_rotary(x, table) for x, table in zip(keys, tables, strict=True)]
+        context = self.share.context
+        seen = zip(
+            queries,
+            visible(keys, context, causal=self.causal),
+            visible(values, context, causal=self.causal),
+            strict=True,
+        )
+        return [self._attend(q, k, v).flatten(2) for q, k, v in seen]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.share.recompute != "selective":
+            return attention(query, key, value, causal=self.causal)
+        result: Tensor = checkpoint(
+            attention, query, key, value, causal=self.causal,
+            use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
+        return result
 
 
 class FeedForward(nn.Module):
     """SwiGLU feed-forward layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.hidden, config.ffn, bias=False)
-        self.up = nn.Linear(config.hidden, config.ffn, bias=False)
-        self.down = nn.Linear(config.ffn, config.hidden, bias=False)
+        self.span = share.tensor
+        self.gate = Split(config.ffn, config.hidden, 0, share.tensor)
+        self.up = Split(config.ffn, config.hidden, 0, share.tensor)
+        self.down = Split(config.hidden, config.ffn, 1, share.tensor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.down(swiglu(self.gate(x), self.up(x))))
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        """Local slices of a chunk ``[slice, b, hidden]`` to the same."""
+        both = columns(x, (self.gate, self.up), self.span, place.leaf)
+        return rows([swiglu(gate, up) for gate, up in both], self.down, self.span, place.leaf)
 
 
 class Block(nn.Module):
     """``x + attention(norm(x))``, then ``x + ffn(norm(x))``."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share, layer: int) -> None:
         super().__init__()
+        self.share, self.layer, self.rate = share, layer, config.dropout
         self.attention_norm = Norm(config.hidden, config.norm_epsilon)
-        self.attention = Attention(config)
+        self.attention = Attention(config, share)
         self.ffn_norm = Norm(config.hidden, config.norm_epsilon)
-        self.ffn = FeedForward(config)
+        self.ffn = FeedForward(config, share) if config.experts is None else Experts(config, share)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """``x [batch, length, hidden]`` through the block; ``table`` are the rotary angles."""
-        x = x + self.attention(self.attention_norm(x), table)
-        return x + cast(Tensor, self.ffn(self.ffn_norm(x)))
+    def forward(
+        self, chunks: Sequence[Tensor], places: Sequence[Place], tables: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The residual stream through the block.
+
+        Args:
+            chunks: Of each local context chunk the local sequence slices, ``[slice, b, hidden]``.
+            places: Of each chunk.
+            tables: Rotary angles of each whole chunk, ``[2, s, size]``.
+        """
+        slices = len(self.share.tensor.local)
+        normed = [self.attention_norm(x, p, slices) for x, p in zip(chunks, places, strict=True)]
+        changes = self.attention(normed, places, tables)
+        chunks = [
+            x + self._drop(change, place, "attention")
+            for x, change, place in zip(chunks, changes, places, strict=True)
+        ]
+        return [
+            x + self._drop(cast(Tensor, self.ffn(self.ffn_norm(x, p, slices), p)), p, "ffn")
+            for x, p in zip(chunks, places, strict=True)
+        ]
+
+    def _drop(self, x: Tensor, place: Place, site: str) -> Tensor:
+        return drop(x, self.rate, place, self.share, layer=self.layer, site=site)
+
+
+def drop(x: Tensor, rate: float, place: Place, share: Share, *, layer: int, site: str) -> Tensor:
+    """Dropout of the local slices ``x [slice, b, hidden]`` of a chunk, from a counter."""
+    draw = place.draw
+    if draw is None or rate == 0.0:
+        return x
+    keys = [
+        [
+            dropout_key(
+                draw.seed, draw.step, sample, layer=layer, site=site,
+                chunk=place.chunk, slice=number,
+            )
+            for number in share.tensor.local
+        ]
+        for sample in draw.samples
+    ]  # fmt: skip
+    return dropout(x, rate, keys)

@@ -1,40 +1,83 @@
-"""A sequence classifier on top of a decoder."""
+"""A sequence classifier on top of a language model's final hidden states."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.cross_entropy import cross_entropy_sum
 from megatron_core.config import ModelConfig
 from megatron_core.model.language_model import LanguageModel
+from megatron_core.model.linear import collect, replicated
+from megatron_core.model.place import ALONE, Place, Share
+
+
+class ClassHead(nn.Module):
+    """A linear layer that every tensor rank computes alike."""
+
+    sees_whole_sequence = True
+
+    def __init__(self, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, hidden))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        """Logits ``[b, classes]`` of ``x [b, hidden]``."""
+        weight, bias = (replicated(p, place.leaf) for p in (self.weight, self.bias))
+        return F.linear(x, weight) + bias
 
 
 class Classifier(nn.Module):
     """Mean of the final hidden states over the real tokens, then a linear layer."""
 
-    def __init__(self, config: ModelConfig, classes: int) -> None:
+    def __init__(self, config: ModelConfig, classes: int, share: Share | None = None) -> None:
         super().__init__()
         self.config = config
-        self.decoder = LanguageModel(config)
-        del self.decoder.head  # a classifier has no use for next-token logits
-        self.classify = nn.Linear(config.hidden, classes)
+        self.decoder = LanguageModel(config, share)
+        self.share = self.decoder.share
+        if self.share.last:
+            del self.decoder.head  # a classifier has no use for next-token logits
+            self.classify = ClassHead(config.hidden, classes)
 
     @property
     def tied(self) -> dict[str, str]:
-        """No parameter shares another's storage."""
+        """No tensor is another's."""
         return {}
 
+    def embed(self, tokens: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
+        """As the language model."""
+        return self.decoder.embed(tokens, places)
+
+    def blocks(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
+        """As the language model."""
+        return self.decoder.blocks(chunks, places)
+
+    def logits(self, chunks: Sequence[Tensor], lengths: Tensor, places: Sequence[Place]) -> Tensor:
+        """Logits ``[b, classes]`` of the residual stream of whole sequences, in one chunk."""
+        ((x,), (place,)) = self.decoder.normed(chunks, places), places
+        hidden = collect(x, self.share.tensor)
+        positions = torch.arange(hidden.shape[0], device=hidden.device)
+        real = (positions[:, None] < lengths)[..., None].to(hidden.dtype)
+        mean = (hidden * real).sum(dim=0) / lengths[:, None].to(hidden.dtype)
+        return cast(Tensor, self.classify(mean, place))
+
+    def losses(
+        self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
+    ) -> list[Tensor]:
+        """The summed cross-entropy; ``targets`` is int64 ``[2, b]``: classes and lengths."""
+        classes, lengths = targets[0]
+        return [cross_entropy_sum(self.logits(chunks, lengths, places), classes)]
+
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits ``[batch, classes]``.
+        """Logits ``[b, classes]``; whole models only.
 
         Args:
-            tokens: int64 ``[batch, length]``, padded on the right.
-            lengths: int64 ``[batch]``, real tokens of each row, at least 1.
+            tokens: int64 ``[b, length]``, padded on the right.
+            lengths: int64 ``[b]``, real tokens of each row, at least 1.
         """
-        hidden = self.decoder.hidden(tokens)
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        real = (positions < lengths[:, None])[..., None].to(hidden.dtype)
-        mean = (hidden * real).sum(dim=1) / lengths[:, None].to(hidden.dtype)
-        return cast(Tensor, self.classify(mean))
+        return self.logits(self.blocks(self.embed([tokens.T], ALONE), ALONE), lengths, ALONE)

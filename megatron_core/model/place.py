@@ -1,0 +1,81 @@
+"""Where in the arithmetic a tensor belongs, and what of it is computed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from megatron_core.collectives import WHOLE, ContextSpan, Span
+
+
+class GradientLeaf(Protocol):
+    """A leaf of the tree of gradient sums: one data shard's one context chunk.
+
+    Layers hand their weight gradients to it instead of to ``Parameter.grad``, so that each leaf
+    keeps a sum of its own in fp32.
+    """
+
+    def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
+        """Add ``gradient [..., out]ᵀ @ x [..., in]``; may be done later.
+
+        ``source`` is the expert rank that the rows came from, for an expert's weight.
+        """
+        ...
+
+    def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:
+        """Add a gradient that sequence slice ``slice``, counted among the local ones, gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a random draw is a function of, beside its layer, site and piece."""
+
+    seed: int
+    step: int
+    samples: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One context chunk of one microbatch.
+
+    Attributes:
+        chunk: Number of the context chunk.
+        leaf: Where weight gradients go; None leaves them to autograd.
+        draw: What dropout draws from; None drops nothing.
+        scale: What the loss is multiplied by before the backward pass, as auxiliary losses must be.
+    """
+
+    chunk: int = 0
+    leaf: GradientLeaf | None = None
+    draw: Draw | None = None
+    scale: float = 1.0
+
+
+ALONE = (Place(),)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the model and of the grid is computed here; by default all, on a grid of one.
+
+    Attributes:
+        tensor: Tensor shards, which the sequence slices go with.
+        context: Context chunks.
+        expert: Ranks among the data ranks that the experts are spread over.
+        layers: Blocks of this pipeline stage; None is all.
+        first: Whether the embedding is here.
+        last: Whether the head is here.
+        recompute: Activations computed again in the backward pass.
+    """
+
+    tensor: Span = WHOLE
+    context: ContextSpan = field(default_factory=ContextSpan)
+    expert: Span = WHOLE
+    layers: range | None = None
+    first: bool = True
+    last: bool = True
+    recompute: str = "none"

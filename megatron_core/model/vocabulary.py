@@ -1,0 +1,113 @@
+"""Embedding and cross-entropy over a vocabulary cut into tensor shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from kernels.cross_entropy import IGNORED, cross_entropy_sum
+from megatron_core.collectives import Span, tree_sum
+from megatron_core.model.linear import Split
+from megatron_core.model.place import GradientLeaf
+
+
+def embed(tokens: Tensor, table: Split, span: Span, leaf: GradientLeaf | None) -> Tensor:
+    """Rows of ``table`` for int64 ``tokens [s, b]``: the local slices ``[slice, b, hidden]``."""
+    result: Tensor = _Embed.apply(tokens, span, leaf, *table.shards)
+    return result
+
+
+def cross_entropy(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tensor:
+    """The sum of ``-log p(target)`` in nats: fp32 scalar, the same on every tensor rank.
+
+    Args:
+        logits: ``[s, b, vocabulary / T]`` of each local shard.
+        targets: int64 ``[s, b]``; those equal to ``IGNORED`` do not count.
+    """
+    if span.shards == 1:
+        return cross_entropy_sum(logits[0], targets)
+    result: Tensor = _CrossEntropy.apply(
+        targets.flatten(), span, *(x.flatten(0, 1) for x in logits)
+    )
+    return result
+
+
+def _rows(tokens: Tensor, shard: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which tokens are of ``shard``, and their rows in it; 0 for the others."""
+    row = tokens - shard * size
+    inside = (row >= 0) & (row < size)
+    return inside, row.where(inside, 0)
+
+
+class _Embed(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, span: Span, leaf: GradientLeaf | None, *weights: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.span, ctx.leaf, ctx.weights = span, leaf, weights
+        if span.shards == 1:
+            return F.embedding(tokens, weights[0])
+        parts = []
+        for shard, weight in zip(span.local, weights, strict=True):
+            inside, row = _rows(tokens, shard, len(weight))
+            parts.append(F.embedding(row, weight) * inside[..., None])
+        return span.scatter_sum(tree_sum(parts))  # exact: all but one of the parts are zero
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        (tokens,) = ctx.saved_tensors
+        whole = ctx.span.gather(gradient).float()
+        grads: list[Tensor | None] = []
+        for shard, weight in zip(ctx.span.local, ctx.weights, strict=True):
+            row, part = tokens, whole
+            if ctx.span.shards > 1:
+                inside, row = _rows(tokens, shard, len(weight))
+                part = whole * inside[..., None]
+            dense = torch.ops.aten.embedding_dense_backward(part, row, len(weight), -1, False)
+            if ctx.leaf is None:
+                grads.append(dense.to(weight.dtype))
+            else:
+                ctx.leaf.add(weight, dense)
+                grads.append(None)
+        return None, None, None, *grads
+
+
+class _CrossEntropy(Function):
+    """Softmax over all shards: the largest logit is exact, the sum of exponentials a tree."""
+
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, span: Span, *logits: Tensor) -> Tensor:
+        wide = [x.float() for x in logits]
+        largest = wide[0].amax(dim=-1)
+        for x in wide[1:]:
+            largest = torch.maximum(largest, x.amax(dim=-1))
+        largest = span.maximum(largest)
+        exponentials = tree_sum([(x - largest[:, None]).exp_().sum(dim=-1) for x in wide])
+        total = span.sum(exponentials)
+        found = []
+        for shard, x in zip(span.local, wide, strict=True):
+            inside, row = _rows(targets, shard, x.shape[1])
+            found.append(x.gather(1, row[:, None])[:, 0] * inside)
+        target = span.sum(tree_sum(found))
+        ctx.save_for_backward(targets, largest, total, *logits)
+        ctx.span = span
+        counted = targets != IGNORED
+        return ((total.log() + largest - target) * counted).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        targets, largest, total, *logits = ctx.saved_tensors
+        scale = gradient * (targets != IGNORED)
+        grads = []
+        for shard, x in zip(ctx.span.local, logits, strict=True):
+            inside, row = _rows(targets, shard, x.shape[1])
+            p = (x.float() - largest[:, None]).exp_().div_(total[:, None])
+            p.scatter_add_(1, row[:, None], -inside[:, None].to(p.dtype))
+            grads.append(p.mul_(scale[:, None]).to(x.dtype))
+        return None, None, *grads
