@@ -26,6 +26,15 @@ class IntegrityError(ReforgeError):
     """Bytes on disk that are not the bytes that were recorded."""
 
 
+class Interrupted(ReforgeError):
+    """A signal asked for an end, and what was done is saved: the same command continues.
+
+    The exit code is EX_TEMPFAIL of sysexits.h, by which a scheduler's script knows to requeue.
+    """
+
+    exit_code = 75
+
+
 class MissingExtraError(ReforgeError):
     """An optional dependency that the recipe needs is not installed."""
 
