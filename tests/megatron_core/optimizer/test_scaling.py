@@ -13,6 +13,7 @@ from megatron_core.config import LossScale
 from megatron_core.optimizer.scaling import LossScaler
 
 steps = st.lists(st.booleans(), max_size=60)
+HISTORY = [True, False, True, True, True, True, True, False, True, True, True, True]
 
 
 def run(scaler: LossScaler, finite: list[bool]) -> list[float]:
@@ -26,8 +27,7 @@ def run(scaler: LossScaler, finite: list[bool]) -> list[float]:
 
 def test_it_halves_on_overflow_and_doubles_after_a_quiet_while() -> None:
     scaler = LossScaler(LossScale(initial=16, growth_every=3))
-    history = [True, False, True, True, True, True, True, False, True, True, True, True]
-    assert run(scaler, history) == [16, 8, 8, 8, 16, 16, 16, 8, 8, 8, 16, 16]
+    assert run(scaler, HISTORY) == [16, 8, 8, 8, 16, 16, 16, 8, 8, 8, 16, 16]
 
 
 @settings(deadline=None)  # the first call of an optimizer of torch takes a second
@@ -47,16 +47,19 @@ def test_it_is_torchs_grad_scaler(finite: list[bool]) -> None:
     assert run(LossScaler(LossScale(initial=2**64, growth_every=4)), finite) == expected
 
 
-@given(steps, st.integers(0, 60))
-def test_a_resumed_scaler_goes_on_as_if_nothing_had_happened(finite: list[bool], cut: int) -> None:
-    config = LossScale(initial=4, growth_every=3)
-    whole = run(LossScaler(config), finite)
-    first = LossScaler(config)
-    before = run(first, finite[:cut])
-    second = LossScaler(config)
+@pytest.mark.parametrize("cut", range(len(HISTORY)))
+def test_a_resumed_scaler_goes_on_as_if_nothing_had_happened(cut: int) -> None:
+    config = LossScale(initial=16, growth_every=3)
+    first, second = LossScaler(config), LossScaler(config)
+    before = run(first, HISTORY[:cut])
     second.restore(first.state())
-    assert before + run(second, finite[cut:]) == whole
-    assert all(scale >= 1 and math.frexp(scale)[0] == 0.5 for scale in whole)
+    assert before + run(second, HISTORY[cut:]) == run(LossScaler(config), HISTORY)
+
+
+@given(steps)
+def test_it_is_always_a_power_of_two(finite: list[bool]) -> None:
+    scales = run(LossScaler(LossScale(initial=4, growth_every=3)), finite)
+    assert all(scale >= 1 and math.frexp(scale)[0] == 0.5 for scale in scales)
 
 
 def test_it_never_falls_below_one() -> None:
