@@ -7,6 +7,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def squared_norm(x: Tensor) -> float:
-    """Sum of squares in fp64, as a Python float."""
-    return float(x.double().square().sum())
+def squared_norm(x: Tensor) -> Tensor:
+    """Sum of squares of ``x [n]`` in fp64: a scalar on its device."""
+    wide = x.flatten().double()
+    return torch.dot(wide, wide)

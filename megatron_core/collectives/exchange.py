@@ -1,48 +1,71 @@
-"""Tree sums between ranks: collectives move the data, every addition is local."""
+"""Sums and copies of flat buffers between ranks: collectives move data, every sum is local."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megatron_core.collectives.peers import peers
 from megatron_core.collectives.tree import tree_sum
 
-# Slices start on multiples of this many elements: 64 bytes of fp32, a full vector register.
-_ALIGNMENT = 16
 
+class CutSum:
+    """The tree sum over the ranks of a group of each one's ``buffer``, cut among them.
 
-def exchange_sum(buffer: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The tree sum over the ranks of ``group`` of each one's ``buffer [n]``, on every rank.
-
-    An all-to-all hands each rank one slice of every buffer, it sums the slices by the tree, and
-    an all-gather brings the sums together. Without a group the buffer is returned as it is.
+    Begins an all-to-all that hands every rank its cut of all buffers; ``wait`` adds them.
     """
-    if group is None or dist.get_world_size(group) == 1:
-        return buffer
-    ranks = dist.get_world_size(group)
-    count = buffer.numel()
-    chunk = -(-count // (ranks * _ALIGNMENT)) * _ALIGNMENT
-    padded = buffer.new_zeros(ranks * chunk)
-    padded[:count] = buffer
-    received = torch.empty_like(padded)
-    with peers():
-        dist.all_to_all_single(received, padded, group=group)
-        mine = tree_sum(list(received.view(ranks, chunk).unbind()))
-        dist.all_gather_single(padded, mine.contiguous(), group=group)
-    return padded[:count]
+
+    def __init__(
+        self, buffer: Tensor, bounds: Sequence[int], group: dist.ProcessGroup | None
+    ) -> None:
+        """Begin. Rank ``r`` gets ``buffer[bounds[r]:bounds[r + 1]]``; without a group, all."""
+        self._buffer, self._work = buffer, None
+        self._ranks = 1 if group is None else dist.get_world_size(group)
+        if group is None or self._ranks == 1:
+            return
+        sizes = [stop - start for start, stop in pairwise(bounds)]
+        mine = sizes[dist.get_rank(group)]
+        self._received = buffer.new_empty(self._ranks * mine)
+        with peers():
+            self._work = dist.all_to_all_single(
+                self._received, buffer[bounds[0] : bounds[-1]],
+                [mine] * self._ranks, sizes, group=group, async_op=True,
+            )  # fmt: skip
+
+    def wait(self) -> Tensor:
+        """This rank's cut of the sum."""
+        if self._work is None:
+            return self._buffer
+        with peers():
+            self._work.wait()
+        return tree_sum(list(self._received.chunk(self._ranks)))
 
 
-def gather_numbers(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
-    """Every rank's ``numbers``, equally many on each, in the order of the ranks; fp64."""
-    if group is None or dist.get_world_size(group) == 1:
-        return list(numbers)
-    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    mine = torch.tensor(numbers, dtype=torch.float64, device=device)
-    gathered = mine.new_empty(dist.get_world_size(group) * len(mine))
+def share_cuts(
+    buffer: Tensor, bounds: Sequence[int], owners: Sequence[int], group: dist.ProcessGroup | None
+) -> None:
+    """Fill ``buffer`` from the ranks of ``group``: cut ``i`` from the one numbered ``owners[i]``."""
+    if group is None:
+        return
     with peers():
-        dist.all_gather_single(gathered, mine, group=group)
-    return [float(x) for x in gathered]
+        works = [
+            dist.broadcast(buffer[start:stop], group=group, group_src=owner, async_op=True)
+            for owner, (start, stop) in zip(owners, pairwise(bounds), strict=True)
+            if start < stop
+        ]
+        for work in works:
+            work.wait()
+
+
+def merge(numbers: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Put together ``numbers`` of which each rank filled some and left the others 0.
+
+    Adding zeros is exact, whatever the order; overlapping entries may be integers alone.
+    """
+    if group is not None:
+        with peers():
+            dist.all_reduce(numbers, group=group)
+    return numbers

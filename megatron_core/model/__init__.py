@@ -3,13 +3,19 @@
 from megatron_core.model.classifier import Classifier
 from megatron_core.model.initial import initialize
 from megatron_core.model.language_model import LanguageModel
-from megatron_core.model.parameters import ParameterShard, load_parameters, parameter_shards
+from megatron_core.model.parameters import (
+    GridShard,
+    ParameterShard,
+    load_parameters,
+    parameter_shards,
+)
 from megatron_core.model.place import Draw, GradientLeaf, Place, Share
 
 __all__ = [
     "Classifier",
     "Draw",
     "GradientLeaf",
+    "GridShard",
     "LanguageModel",
     "ParameterShard",
     "Place",

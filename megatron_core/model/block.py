@@ -30,7 +30,7 @@ class Norm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor, place: Place, slices: int = 1) -> Tensor:
-        """``x [s, b, hidden]``, of which each of the ``slices`` has a weight gradient of its own."""
+        """``x [s, b, hidden]``; each of its ``slices`` gives a weight gradient of its own."""
         parts = [
             rms_norm(part, replicated(self.weight, place.leaf, number), self.epsilon)
             for number, part in enumerate(x.chunk(slices))

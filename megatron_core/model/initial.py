@@ -20,13 +20,14 @@ def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
     tied: dict[str, str] = getattr(model, "tied", {})
     for shard in parameter_shards(model):
         # Where the embedding is elsewhere a tied head holds its weights, not draws of its own.
-        name, parameter = tied.get(shard.tensor, shard.tensor), shard.parameter
+        place, parameter = shard.place, shard.parameter
+        name = tied.get(place.tensor, place.tensor)
         if parameter.ndim < 2:
             parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
         residual = name.endswith(("attention.output.weight", "down.weight"))
         std = config.initial_std / (2 * config.layers) ** 0.5 if residual else config.initial_std
-        parameter.data.copy_(_normal(parameter.shape, seed, name, shard.shard) * std)
+        parameter.data.copy_(_normal(parameter.shape, seed, name, place.shard) * std)
 
 
 def _normal(shape: torch.Size, seed: int, name: str, shard: int) -> Tensor:

@@ -11,13 +11,13 @@ from megatron_core.model.linear import Split
 
 
 @dataclass(frozen=True)
-class ParameterShard:
-    """One local parameter: a grid shard of a tensor.
+class GridShard:
+    """One grid shard of a tensor, wherever it is.
 
     Attributes:
         tensor: Name of the whole tensor, such as ``layers.0.attention.query.weight``.
         shard: Number of the grid shard, 0 for a replicated tensor.
-        parameter: Its values here.
+        shape: Of the whole tensor.
         axis: Dimension of the whole tensor that is cut, None for a replicated one.
         shards: Grid shards of the tensor.
         expert: Whether it belongs to one expert of a mixture.
@@ -26,7 +26,7 @@ class ParameterShard:
 
     tensor: str
     shard: int
-    parameter: nn.Parameter
+    shape: tuple[int, ...]
     axis: int | None
     shards: int
     expert: bool
@@ -37,14 +37,6 @@ class ParameterShard:
         """Tensor and shard as one name."""
         return f"{self.tensor}/{self.shard}"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor."""
-        shape = list(self.parameter.shape)
-        if self.axis is not None:
-            shape[self.axis] *= self.shards
-        return tuple(shape)
-
     def cut(self, whole: Tensor) -> Tensor:
         """This shard of the ``whole`` tensor, a view."""
         if self.axis is None:
@@ -52,27 +44,42 @@ class ParameterShard:
         return whole.chunk(self.shards, dim=self.axis)[self.shard]
 
 
+@dataclass(frozen=True)
+class ParameterShard:
+    """A grid shard and the parameter that holds it here."""
+
+    place: GridShard
+    parameter: nn.Parameter
+
+    @property
+    def key(self) -> str:
+        """Tensor and shard as one name."""
+        return self.place.key
+
+
 def parameter_shards(model: nn.Module) -> Iterator[ParameterShard]:
     """Every local parameter of ``model``, in the order of its modules."""
     for prefix, module in model.named_modules():
         if isinstance(module, Split):
             for number, parameter in module.weight.items():
-                yield ParameterShard(
-                    f"{prefix}.weight", int(number), parameter, module.axis, module.span.shards,
-                    expert=module.expert, sliced=False,
+                place = GridShard(
+                    f"{prefix}.weight", int(number), module.shape, module.axis,
+                    module.span.shards, expert=module.expert, sliced=False,
                 )  # fmt: skip
+                yield ParameterShard(place, parameter)
         elif not isinstance(module, nn.ParameterDict):
             # A module whose input is the whole sequence says so; the others see slices of it.
             sliced = not getattr(module, "sees_whole_sequence", False)
             for name, parameter in module.named_parameters(recurse=False):
-                yield ParameterShard(
-                    f"{prefix}.{name}".lstrip("."), 0, parameter, None, 1,
+                place = GridShard(
+                    f"{prefix}.{name}".lstrip("."), 0, tuple(parameter.shape), None, 1,
                     expert=False, sliced=sliced,
                 )  # fmt: skip
+                yield ParameterShard(place, parameter)
 
 
 def load_parameters(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy the whole tensors that ``weights`` has into the local shards of ``model``."""
     for shard in parameter_shards(model):
-        if shard.tensor in weights:
-            shard.parameter.data.copy_(shard.cut(weights[shard.tensor]))
+        if shard.place.tensor in weights:
+            shard.parameter.data.copy_(shard.place.cut(weights[shard.place.tensor]))

@@ -1,22 +1,12 @@
-"""AdamW on flat fp32 main weights."""
+"""AdamW on a cut of flat fp32 main weights."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from kernels.adamw import adamw_step
-from kernels.squared_norm import squared_norm
 from megatron_core.config import AdamW
-from megatron_core.optimizer.flat import FlatLayout
-
-
-def global_norm(gradients: Mapping[str, Tensor]) -> float:
-    """The norm over all ``gradients``: fp64 sums of squares per tensor, added in name order."""
-    return math.sqrt(sum(squared_norm(gradients[name]) for name in sorted(gradients)))
 
 
 def clip_coefficient(norm: float, limit: float) -> float:
@@ -25,25 +15,16 @@ def clip_coefficient(norm: float, limit: float) -> float:
 
 
 class AdamWState:
-    """Main weights and both moments of AdamW, fp32, each one flat buffer."""
+    """Main weights and both moments of AdamW, fp32 ``[n]`` each; ``[:decayed]`` decay."""
 
-    def __init__(self, layout: FlatLayout, device: torch.device) -> None:
-        self.layout = layout
-        self.weights = layout.zeros(device)
-        self.first = layout.zeros(device)
-        self.second = layout.zeros(device)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint holds, as views: ``weights/…``, ``first/…``, ``second/…``."""
-        return {
-            f"{kind}/{name}": view
-            for kind in ("weights", "first", "second")
-            for name, view in self.layout.views(getattr(self, kind)).items()
-        }
+    def __init__(self, weights: Tensor, decayed: int) -> None:
+        self.weights, self.decayed = weights, decayed
+        self.first = torch.zeros_like(weights)
+        self.second = torch.zeros_like(weights)
 
     def update(self, gradient: Tensor, *, step: int, rate: float, config: AdamW) -> None:
-        """One step in place; ``gradient`` is flat and clipped, ``step`` counts from 1."""
-        cut = self.layout.decayed
+        """One step in place; ``gradient`` is clipped, ``step`` counts from 1."""
+        cut = self.decayed
         for part, decay in ((slice(0, cut), config.weight_decay), (slice(cut, None), 0.0)):
             adamw_step(
                 self.weights[part],

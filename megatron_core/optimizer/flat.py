@@ -1,8 +1,9 @@
-"""Where each tensor lies in one flat buffer."""
+"""Where each tensor lies in one flat buffer, and where the buffer may be cut."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +15,25 @@ BLOCK = 16_384
 _ALIGNMENT = 16
 
 
+@dataclass(frozen=True)
+class Run:
+    """Part of one tensor that lies within a cut of the buffer.
+
+    Attributes:
+        name: The tensor.
+        offset: First element within the flattened tensor, a multiple of ``BLOCK``.
+        start: Where that lies in the cut.
+        stop: Where it ends there.
+    """
+
+    name: str
+    offset: int
+    start: int
+    stop: int
+
+
 class FlatLayout:
-    """Places named tensors in a flat fp32 buffer, matrices first.
+    """Places named tensors in a flat buffer, matrices first.
 
     Weight decay then covers one leading slice, ``[:decayed]``, and never a norm or a bias.
     """
@@ -32,13 +50,37 @@ class FlatLayout:
                 self.decayed = end
         self.size = end
 
-    def zeros(self, device: torch.device) -> Tensor:
-        """A new fp32 buffer of this layout."""
-        return torch.zeros(self.size, dtype=torch.float32, device=device)
-
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
-        """The tensors inside ``buffer``, sharing its storage."""
+        """The tensors inside ``buffer [size]``, sharing its storage."""
         return {
             name: buffer[self.offsets[name] : self.offsets[name] + shape.numel()].view(shape)
             for name, shape in self.shapes.items()
         }
+
+    def blocks(self) -> Iterator[Run]:
+        """All blocks of all tensors, in the order of the buffer; places are in the buffer."""
+        for name, shape in self.shapes.items():
+            start, size = self.offsets[name], shape.numel()
+            for offset in range(0, size, BLOCK):
+                stop = min(offset + BLOCK, size)
+                yield Run(name, offset, start + offset, start + stop)
+
+    def cut(self, parts: int) -> list[int]:
+        """``parts + 1`` bounds that cut the buffer between blocks, as evenly as these allow."""
+        starts = [block.start for block in self.blocks()] + [self.size]
+        bounds = [0]
+        for part in range(1, parts):
+            wanted = self.size * part // parts
+            nearest = min(starts, key=lambda start: abs(start - wanted))
+            bounds.append(max(nearest, bounds[-1]))
+        return [*bounds, self.size]
+
+    def runs(self, start: int, stop: int) -> list[Run]:
+        """The tensors, or their parts, that lie in ``buffer[start:stop]``, a cut."""
+        found = []
+        for name, shape in self.shapes.items():
+            first = max(self.offsets[name], start)
+            last = min(self.offsets[name] + shape.numel(), stop)
+            if first < last:
+                found.append(Run(name, first - self.offsets[name], first - start, last - start))
+        return found

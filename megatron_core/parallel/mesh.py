@@ -3,35 +3,108 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
+from megatron_core.collectives import ContextSpan, Span
+from megatron_core.config import Grid
 from megatron_core.errors import ReforgeError
 from megatron_core.parallel.layout import Layout
+
+# The axes of the ranks, slowest first: neighbours share a tensor. ``expert`` is the inner part of
+# the data dimension.
+_AXES = ("pipeline", "data", "expert", "context", "tensor")
+
+# Ranks that meet in a collective, by the axes along which they differ.
+_GROUPS = {
+    "tensor": ("tensor",),
+    "context": ("context",),
+    "data": ("data", "expert"),
+    "expert": ("expert",),
+    "expert_data": ("data",),
+    "replica": ("data", "expert", "context"),
+    "expert_replica": ("data", "context"),
+}
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """This process among the ranks; ``data_group`` is None when it is alone."""
+    """This process among the ranks.
+
+    Attributes:
+        layout: Ranks per dimension.
+        rank: Number of this one.
+        device: Where it computes.
+        groups: Process groups by name, only those of more than one rank; ``checkpoint`` holds
+            all ranks on the CPU.
+    """
 
     layout: Layout
     rank: int
     device: torch.device
-    data_group: dist.ProcessGroup | None
+    groups: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes what only one should."""
         return self.rank == 0
 
+    @property
+    def coordinates(self) -> dict[str, int]:
+        """Where this rank is along each axis."""
+        return dict(zip(_AXES, _unravel(self.rank, _sizes(self.layout)), strict=True))
+
+    @property
+    def pipeline_rank(self) -> int:
+        """Which of the layers' ranks this is."""
+        return self.coordinates["pipeline"]
+
+    @property
+    def data_rank(self) -> int:
+        """Which of the data ranks this is."""
+        place = self.coordinates
+        return place["data"] * self.layout.expert + place["expert"]
+
+    def peer(self, pipeline_rank: int) -> int:
+        """The rank that has our place in another part of the pipeline."""
+        ranks_each = self.layout.ranks // self.layout.pipeline
+        return self.rank + (pipeline_rank - self.pipeline_rank) * ranks_each
+
     def owned_shards(self, grid_data: int) -> range:
         """The aligned block of data shards this rank computes."""
-        block = grid_data // self.layout.data
-        return range(self.rank * block, (self.rank + 1) * block)
+        return Span(grid_data, self.layout.data, self.data_rank).local
+
+    def tensor(self, grid: Grid) -> Span:
+        """The tensor shards of ``grid`` seen from here."""
+        place = self.coordinates["tensor"]
+        return Span(grid.tensor, self.layout.tensor, place, self.groups.get("tensor"))
+
+    def context(self, grid: Grid) -> ContextSpan:
+        """The context chunks of ``grid`` seen from here."""
+        place = self.coordinates["context"]
+        return ContextSpan(grid.context, self.layout.context, place, self.groups.get("context"))
+
+    def expert(self) -> Span:
+        """The neighbouring data ranks that share the experts."""
+        ranks = self.layout.expert
+        return Span(ranks, ranks, self.coordinates["expert"], self.groups.get("expert"))
+
+
+def _sizes(layout: Layout) -> tuple[int, ...]:
+    outer = layout.data // layout.expert
+    return layout.pipeline, outer, layout.expert, layout.context, layout.tensor
+
+
+def _unravel(rank: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    places = []
+    for size in reversed(sizes):
+        rank, place = divmod(rank, size)
+        places.append(place)
+    return tuple(reversed(places))
 
 
 @contextmanager
@@ -48,6 +121,22 @@ def open_mesh(layout: Layout, device: str, threads: int) -> Iterator[Mesh]:
             "the recipe asks for device: cuda, but torch finds no GPU here: install a CUDA build "
             "of torch, or set device: cpu (another recipe, with other bits)"
         )
+    _fix_numbers(threads)
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    if layout.ranks == 1:
+        yield Mesh(layout, 0, here)
+        return
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Mesh(layout, dist.get_rank(), here, _open_groups(layout))
+    finally:
+        dist.destroy_process_group()
+
+
+def _fix_numbers(threads: int) -> None:
     # cuBLAS is deterministic only with a fixed workspace, read when its handle is made.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
@@ -58,15 +147,26 @@ def open_mesh(layout: Layout, device: str, threads: int) -> Iterator[Mesh]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    here = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
-    if layout.ranks == 1:
-        yield Mesh(layout, 0, here, None)
-        return
-    if here.type == "cuda":
-        torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield Mesh(layout, dist.get_rank(), here, dist.group.WORLD)
-    finally:
-        dist.destroy_process_group()
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+def _open_groups(layout: Layout) -> dict[str, dist.ProcessGroup]:
+    """The groups of more than one rank, made by all ranks in one order."""
+    sizes = _sizes(layout)
+    places = [_unravel(rank, sizes) for rank in range(layout.ranks)]
+    groups: dict[str, dist.ProcessGroup] = {}
+    opened: dict[tuple[tuple[int, ...], ...], dist.ProcessGroup] = {}
+    for name, axes in _GROUPS.items():
+        by_rest: dict[tuple[int, ...], list[int]] = {}
+        for rank, place in enumerate(places):
+            rest = tuple(p for p, axis in zip(place, _AXES, strict=True) if axis not in axes)
+            by_rest.setdefault(rest, []).append(rank)
+        sets = tuple(tuple(members) for members in by_rest.values())
+        if len(sets[0]) == 1:
+            continue
+        if sets not in opened:
+            opened[sets], _ = dist.new_subgroups_by_enumeration([list(s) for s in sets])
+        groups[name] = opened[sets]
+    groups["checkpoint"] = dist.new_group(backend="gloo")
+    return groups

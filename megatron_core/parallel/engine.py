@@ -1,0 +1,379 @@
+"""The arithmetic of one step on any layout: gradients, their norms, the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kernels.squared_norm import squared_norm
+from megatron_core.collectives import merge, peers, tree_sum
+from megatron_core.config import TrainingConfig
+from megatron_core.model import (
+    Draw,
+    GridShard,
+    ParameterShard,
+    Place,
+    Share,
+    parameter_shards,
+)
+from megatron_core.parallel.bucket import Bucket, make_buckets
+from megatron_core.parallel.gradients import ChunkLeaf, StepGradients
+from megatron_core.parallel.mesh import Mesh
+from megatron_core.parallel.pipeline import Microbatch, Pipeline
+from megatron_core.parallel.schedule import forward_actions, pipeline_actions, stage_layers
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences and what is to be predicted of them.
+
+    Attributes:
+        tokens: int64 ``[b, length]``.
+        targets: int64 ``[b, length]``, or whatever ``losses`` of the model takes as ``[…, b]``.
+        count: Predictions that the loss is a sum over.
+        by_position: Whether ``targets`` has a sequence dimension, to be cut into chunks.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    count: int
+    by_position: bool = True
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What all ranks know of a gradient.
+
+    Attributes:
+        squares: Squared norm of each grid shard's gradient, by ``tensor/shard`` in order.
+        gradients: Checksum of the gradient's bits; empty unless asked for.
+        weights: Checksum of the main weights' bits; empty unless asked for.
+    """
+
+    squares: dict[str, float]
+    gradients: list[int]
+    weights: list[int]
+
+    @property
+    def norm(self) -> float:
+        """The global norm: squares added in the order of the names."""
+        return math.sqrt(sum(self.squares.values()))
+
+    @property
+    def nonfinite(self) -> list[str]:
+        """Grid shards whose gradient holds an infinity or no number."""
+        return [name for name, square in self.squares.items() if not math.isfinite(square)]
+
+
+@dataclass(frozen=True)
+class OwnedRun:
+    """Part of one grid shard of the state: ``weights``, ``first`` or ``second``, from ``offset``."""
+
+    kind: str
+    tensor: str
+    shard: int
+    offset: int
+    data: Tensor
+
+
+class Engine:
+    """A model on the ranks of a mesh: the shares of it that this rank computes and owns."""
+
+    def __init__(
+        self, build: Callable[[Share], nn.Module], config: TrainingConfig, mesh: Mesh, *,
+        layers: int, hidden: int,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            build: Makes a share of the model, with its initial weights.
+            layers: Blocks of the whole model.
+            hidden: Width of the residual stream.
+
+        Raises:
+            ConfigError: the pipeline has more stages than the model has layers.
+        """
+        self.config, self.mesh = config, mesh
+        self.tensor, self.context = mesh.tensor(config.grid), mesh.context(config.grid)
+        layout, dtype = mesh.layout, DTYPES[config.precision]
+        count = layout.pipeline * layout.stages
+        self.stages = {
+            number: build(self._share(number, count, span)).to(mesh.device)
+            for number, span in enumerate(stage_layers(layers, count))
+            if number % layout.pipeline == mesh.pipeline_rank
+        }
+        self.tied: dict[str, str] = next(iter(self.stages.values())).tied  # type: ignore[assignment]
+        shards = [shard for stage in self.stages.values() for shard in parameter_shards(stage)]
+        self.buckets = make_buckets(
+            shards, mesh, self.tensor, self.context,
+            tied=self.tied, dtype=dtype, megabytes=config.bucket_megabytes,
+        )  # fmt: skip
+        for bucket in self.buckets:
+            bucket.adopt()
+        self.owned_shards = mesh.owned_shards(config.grid.data)
+        self.per_shard = config.batch.sequences // config.grid.data // config.batch.microbatch
+        self.gradients = StepGradients(
+            self.buckets, tensor=self.tensor, expert=mesh.expert(), shards=self.owned_shards,
+            microbatches=self.per_shard,
+        )  # fmt: skip
+        length = config.sequence_length // config.grid.context // layout.tensor
+        self.pipeline = Pipeline(
+            self.stages, mesh, count=count, shape=(length, config.batch.microbatch, hidden),
+            dtype=dtype, chunks=len(self.context.local),
+        )  # fmt: skip
+        self.catalogue = self._catalogue(shards)
+        for bucket in self.buckets:
+            bucket.publish()
+        self._copy_tied()
+
+    def _share(self, number: int, count: int, layers: range) -> Share:
+        return Share(
+            tensor=self.tensor, context=self.context, expert=self.mesh.expert(), layers=layers,
+            first=number == 0, last=number == count - 1, recompute=self.config.recompute,
+        )  # fmt: skip
+
+    def _catalogue(self, local: Iterable[ParameterShard]) -> dict[str, GridShard]:
+        """Every grid shard of the whole model by ``tensor/shard``, in order."""
+        mine = {shard.key: shard.place for shard in local if shard.place.tensor not in self.tied}
+        known = [mine]
+        if self.mesh.layout.ranks > 1:
+            known = [{}] * self.mesh.layout.ranks
+            with peers():
+                dist.all_gather_object(known, mine)
+        merged = {key: shard for part in known for key, shard in part.items()}
+        return dict(sorted(merged.items()))
+
+    # Gradients
+
+    def gradient(
+        self, batches: Callable[[range], Batch], step: int, *, scale: float = 1.0
+    ) -> tuple[float, int]:
+        """Leave the gradient of the mean loss over the batch of ``step`` with its owners.
+
+        Args:
+            batches: Reads the samples of the given numbers.
+            step: Counts from 1.
+            scale: The loss is multiplied by it, and the gradient divided.
+
+        Returns:
+            The mean loss, and the predictions it is a mean over.
+        """
+        batch = self.config.batch
+        first = (step - 1) * batch.sequences
+        work, counts = [], []
+        for shard in self.owned_shards:
+            for number in range(self.per_shard):
+                start = first + (shard * self.per_shard + number) * batch.microbatch
+                samples = range(start, start + batch.microbatch)
+                read = batches(samples)
+                counts.append(read.count)
+                draw = Draw(self.config.seed, step, tuple(samples))
+                work.append(self._microbatch(read, shard, draw, scale))
+        layout = self.mesh.layout
+        actions = pipeline_actions(
+            layout.schedule, ranks=layout.pipeline, stages=layout.stages, microbatches=len(work)
+        )
+        self.gradients.begin()
+        losses = self.pipeline.run(actions, work)
+        self.gradients.finish()
+        self._add_tied()
+        total, count = self._total(losses, counts, self.config.grid.data, self.owned_shards)
+        for bucket in self._owned():
+            bucket.gradient.div_(count * scale)  # type: ignore[union-attr]
+        return total / count, count
+
+    def heldout(self, batches: Sequence[Callable[[], Batch]]) -> tuple[float, int]:
+        """The summed loss over ``batches``, a multiple of the data shards, without gradients."""
+        grid = self.config.grid
+        each = len(batches) // grid.data
+        read = [
+            batches[shard * each + number]()
+            for shard in self.owned_shards
+            for number in range(each)
+        ]
+        work = [self._microbatch(batch, None, None, 1.0) for batch in read]
+        layout = self.mesh.layout
+        actions = forward_actions(
+            ranks=layout.pipeline, stages=layout.stages, microbatches=len(work)
+        )
+        losses = self.pipeline.run(actions, work)
+        return self._total(losses, [b.count for b in read], grid.data, self.owned_shards)
+
+    def _microbatch(
+        self, batch: Batch, shard: int | None, draw: Draw | None, scale: float
+    ) -> Microbatch:
+        """Cut ``batch`` into the local chunks, sequence first."""
+        chunks = self.context.chunks
+        tokens = self._chunks(batch.tokens)
+        targets = (
+            self._chunks(batch.targets) if batch.by_position else [batch.targets] * len(chunks)
+        )
+        deferred: list[Callable[[], None]] = []
+        later = deferred if self.mesh.layout.schedule == "zero_bubble" else None
+        places = []
+        for number, chunk in enumerate(chunks):
+            leaf = None if shard is None else ChunkLeaf(self.gradients, shard, number, later)
+            places.append(Place(chunk, leaf, draw, scale))
+        device = self.mesh.device
+        return Microbatch(
+            [x.to(device, non_blocking=True) for x in tokens],
+            [x.to(device, non_blocking=True) for x in targets],
+            places,
+            deferred,
+        )
+
+    def _chunks(self, x: Tensor) -> list[Tensor]:
+        parts = x.T.chunk(self.context.shards)
+        return [parts[chunk].contiguous() for chunk in self.context.chunks]
+
+    def _total(
+        self, losses: list[list[Tensor]], counts: list[int], shards: int, owned: range
+    ) -> tuple[float, int]:
+        """Losses and counts over all ranks: microbatches by number, then chunks and shards."""
+        chunks, each = self.context.shards, len(losses) // len(owned)
+        table = torch.zeros(shards, chunks + 1, dtype=torch.float64)
+        place = self.mesh.coordinates
+        if place["tensor"] == 0:
+            for i, shard in enumerate(owned):
+                part = range(i * each, (i + 1) * each)
+                if self.pipeline.holds_head:
+                    for leaf, number in enumerate(self.context.local):
+                        table[shard, number] = sum(float(losses[k][leaf]) for k in part)
+                if place["pipeline"] == 0 and place["context"] == 0:
+                    table[shard, chunks] = sum(counts[k] for k in part)
+        table = self._merge(table)
+        total = tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks]])
+        return total, int(table[:, chunks].sum())
+
+    def _merge(self, numbers: Tensor) -> Tensor:
+        if self.mesh.layout.ranks == 1:
+            return numbers
+        return merge(numbers.to(self.mesh.device), dist.group.WORLD).cpu()
+
+    # Tied weights
+
+    def _tied_buckets(self) -> list[tuple[Bucket | None, Bucket | None]]:
+        """Of each tied tensor the local buckets of its owner and of its copy."""
+        by_name = {bucket.shards[0].place.tensor: bucket for bucket in self.buckets}
+        return [(by_name.get(owner), by_name.get(name)) for name, owner in self.tied.items()]
+
+    def _add_tied(self) -> None:
+        """Add the gradient of each tied copy, which had sums of its own, to its owner's."""
+        for owner, copy in self._tied_buckets():
+            if owner is not None and copy is not None:
+                owner.gradient.add_(copy.gradient)  # type: ignore[union-attr,arg-type]
+            elif copy is not None and copy.gradient is not None:
+                self._send(copy.gradient, 0)
+            elif owner is not None and owner.gradient is not None:
+                received = torch.empty_like(owner.gradient)
+                self._receive(received, self.mesh.layout.pipeline - 1)
+                owner.gradient.add_(received)
+
+    def _copy_tied(self) -> None:
+        """Bring the owner's new weights to a copy on another stage."""
+        for owner, copy in self._tied_buckets():
+            if owner is not None and copy is None:
+                self._send(owner.weights[owner.own], self.mesh.layout.pipeline - 1)
+            elif copy is not None and owner is None:
+                self._receive(copy.weights[copy.own], 0)
+                copy.publish()
+
+    def _send(self, x: Tensor, pipeline_rank: int) -> None:
+        with peers():
+            dist.send(x, self.mesh.peer(pipeline_rank))
+
+    def _receive(self, x: Tensor, pipeline_rank: int) -> None:
+        with peers():
+            dist.recv(x, self.mesh.peer(pipeline_rank))
+
+    # What the gradient is like
+
+    def _owned(self) -> list[Bucket]:
+        """Buckets with state; replicated tensors on every tensor rank."""
+        return [bucket for bucket in self.buckets if bucket.state is not None]
+
+    def _speaks_for(self, shard: GridShard) -> bool:
+        """Whether this rank speaks for ``shard`` among the tensor ranks."""
+        return shard.axis is not None or self.mesh.coordinates["tensor"] == 0
+
+    def measure(self, *, checksums: bool) -> Measured:
+        """Squared norms of the gradient, and checksums of gradient and weights, everywhere.
+
+        A shard's square is the sum of its blocks' in order; blocks lie with their owners.
+        """
+        squares = torch.zeros(len(self.catalogue), dtype=torch.float64)
+        sums = torch.zeros(2, len(self.catalogue), dtype=torch.int64)
+        places = {key: i for i, key in enumerate(self.catalogue)}
+        for bucket in self._owned():
+            blocks = list(bucket.layout.blocks())
+            numbers = merge(self._block_squares(bucket, len(blocks)), bucket.replicas.group).cpu()
+            speaks = bucket.replicas.own == 0
+            for block, square in zip(blocks, numbers.tolist(), strict=True):
+                if speaks and self._speaks_for(self.catalogue[block.name]):
+                    squares[places[block.name]] += square
+            if checksums:
+                self._checksums(bucket, sums, places)
+        squares = self._merge(squares)
+        if checksums:
+            sums = self._merge(sums)
+        gradients, weights = sums.tolist() if checksums else ([], [])
+        return Measured(dict(zip(places, squares.tolist(), strict=True)), gradients, weights)
+
+    def _block_squares(self, bucket: Bucket, blocks: int) -> Tensor:
+        """``[blocks]`` fp64, filled where this rank owns the block."""
+        found = torch.zeros(blocks, dtype=torch.float64, device=self.mesh.device)
+        for i, block in enumerate(bucket.layout.blocks()):
+            if bucket.own.start <= block.start < bucket.own.stop:
+                here = slice(block.start - bucket.own.start, block.stop - bucket.own.start)
+                found[i] = squared_norm(bucket.gradient[here])  # type: ignore[index]
+        return found
+
+    def _checksums(self, bucket: Bucket, sums: Tensor, places: Mapping[str, int]) -> None:
+        """Add the wrapping integer sums of the bits that this rank owns."""
+        for run in bucket.runs:
+            if self._speaks_for(self.catalogue[run.name]):
+                here = slice(run.start, run.stop)
+                for row, buffer in enumerate((bucket.gradient, bucket.state.weights)):  # type: ignore[union-attr]
+                    bits = buffer[here].view(torch.int32)  # type: ignore[index]
+                    sums[row, places[run.name]] += int(bits.sum(dtype=torch.int64))
+
+    # The update
+
+    def update(self, *, step: int, rate: float, coefficient: float) -> None:
+        """Clip by ``coefficient`` and take one step of AdamW; every replica gets the weights."""
+        for bucket in self._owned():
+            gradient = bucket.gradient
+            assert gradient is not None and bucket.state is not None
+            gradient.mul_(coefficient)
+            bucket.state.update(gradient, step=step, rate=rate, config=self.config.optimizer)
+            bucket.gradient = None
+        self.publish()
+
+    def publish(self) -> None:
+        """Bring the owners' main weights to every rank that computes with them."""
+        for bucket in self._owned():
+            bucket.publish()
+        self._copy_tied()
+
+    def state(self, *, replicated: bool = False) -> list[OwnedRun]:
+        """Live views of what this rank owns.
+
+        Of replicated tensors one tensor rank speaks; with ``replicated`` all of them do, to load.
+        """
+        found = []
+        for bucket in self._owned():
+            assert bucket.state is not None
+            for run in bucket.runs:
+                shard = self.catalogue[run.name]
+                if not (replicated or self._speaks_for(shard)):
+                    continue
+                for kind in ("weights", "first", "second"):
+                    view = getattr(bucket.state, kind)[run.start : run.stop]
+                    found.append(OwnedRun(kind, shard.tensor, shard.shard, run.offset, view))
+        return found

@@ -1,0 +1,223 @@
+"""Microbatches through the stages of the model, in the order of a schedule."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_core.collectives import peers
+from megatron_core.model import Place
+from megatron_core.parallel.mesh import Mesh
+from megatron_core.parallel.schedule import Action
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """What one microbatch is, on every rank that computes some of it.
+
+    Attributes:
+        tokens: int64 ``[s, b]`` of each local context chunk.
+        targets: Of each local chunk, as the model's ``losses`` takes them.
+        places: Of each local chunk; no leaves in evaluation.
+        deferred: Products of weight gradients that wait for their turn.
+    """
+
+    tokens: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    places: Sequence[Place]
+    deferred: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Stage:
+    """What the pipeline asks of a part of the model; see ``LanguageModel``."""
+
+    embed: Callable[[Sequence[Tensor], Sequence[Place]], list[Tensor]]
+    blocks: Callable[[Sequence[Tensor], Sequence[Place]], list[Tensor]]
+    losses: Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Place]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Message:
+    """Activations from a stage to the next, or gradients back to it, of one microbatch."""
+
+    backward: bool
+    stage: int
+    microbatch: int
+
+
+class Pipeline:
+    """Runs the stages of this rank; ``torch.distributed``'s point-to-point calls in between."""
+
+    def __init__(
+        self,
+        stages: Mapping[int, Stage],
+        mesh: Mesh,
+        *,
+        count: int,
+        shape: tuple[int, int, int],
+        dtype: torch.dtype,
+        chunks: int,
+    ) -> None:
+        """
+        Args:
+            stages: By number, those of this rank.
+            count: Stages of all ranks.
+            shape: Of the residual stream between stages, ``(slice, b, hidden)``.
+            dtype: Of the residual stream.
+            chunks: Context chunks computed here.
+        """
+        self.stages, self.mesh, self.count = stages, mesh, count
+        self.shape, self.dtype, self.chunks = (chunks, *shape), dtype, chunks
+
+    @property
+    def holds_head(self) -> bool:
+        """Whether the losses are computed on this rank."""
+        return self.count - 1 in self.stages
+
+    def run(
+        self, actions: Sequence[Sequence[Action]], microbatches: Sequence[Microbatch]
+    ) -> list[list[Tensor]]:
+        """Take this rank's ``actions``; losses by chunk of each microbatch, where the head is.
+
+        Args:
+            actions: Of every rank of the pipeline.
+            microbatches: By number.
+
+        Returns:
+            Detached fp32 scalars, empty lists on ranks without the head.
+        """
+        losses: list[list[Tensor]] = [[] for _ in microbatches]
+        flow = _Flow(self, actions, microbatches, losses)
+        for action in actions[self.mesh.pipeline_rank]:
+            if action.kind == "forward":
+                flow.forward(action)
+            elif action.kind == "backward":
+                flow.backward(action)
+            else:
+                flow.weight(action)
+        flow.post.finish()
+        return losses
+
+
+class _Flow:
+    """One run: activations that wait for their backward pass, and the messages."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        actions: Sequence[Sequence[Action]],
+        microbatches: Sequence[Microbatch],
+        losses: list[list[Tensor]],
+    ) -> None:
+        self.pipeline, self.microbatches, self.losses = pipeline, microbatches, losses
+        kinds = {action.kind for action in actions[0]}
+        self.training, self.split = "backward" in kinds, "weight" in kinds
+        self.waiting: dict[Action, tuple[list[Tensor], list[Tensor]]] = {}
+        self.post = _Post(pipeline, actions)
+
+    def forward(self, action: Action) -> None:
+        pipeline, batch = self.pipeline, self.microbatches[action.microbatch]
+        stage = pipeline.stages[action.stage]
+        with torch.set_grad_enabled(self.training):
+            if action.stage == 0:
+                received: list[Tensor] = []
+                chunks = stage.embed(batch.tokens, batch.places)
+            else:
+                message = _Message(False, action.stage - 1, action.microbatch)
+                received = [x.requires_grad_(self.training) for x in self.post.receive(message)]
+                chunks = received
+            chunks = stage.blocks(chunks, batch.places)
+            if action.stage == pipeline.count - 1:
+                chunks = stage.losses(chunks, batch.targets, batch.places)
+                self.losses[action.microbatch] = [loss.detach() for loss in chunks]
+        if action.stage < pipeline.count - 1:
+            self.post.send(_Message(False, action.stage, action.microbatch), chunks)
+        if self.training:
+            self.waiting[Action("backward", action.stage, action.microbatch)] = received, chunks
+
+    def backward(self, action: Action) -> None:
+        received, chunks = self.waiting.pop(action)
+        batch = self.microbatches[action.microbatch]
+        if action.stage == self.pipeline.count - 1:
+            gradients = [
+                torch.full_like(x, p.scale) for x, p in zip(chunks, batch.places, strict=True)
+            ]
+        else:
+            gradients = self.post.receive(_Message(True, action.stage + 1, action.microbatch))
+        torch.autograd.backward(chunks, gradients)  # type: ignore[no-untyped-call]
+        if received:
+            message = _Message(True, action.stage, action.microbatch)
+            self.post.send(message, [x.grad for x in received if x.grad is not None])
+
+    def weight(self, action: Action) -> None:
+        deferred = self.microbatches[action.microbatch].deferred
+        with torch.no_grad():
+            for product in deferred:
+                product()
+        deferred.clear()
+
+
+class _Post:
+    """Messages between ranks of the pipeline.
+
+    Between two ranks messages are matched by their order alone, as NCCL does, so a receiver asks
+    for them in the order in which the sender's schedule sends them.
+    """
+
+    def __init__(self, pipeline: Pipeline, actions: Sequence[Sequence[Action]]) -> None:
+        self._pipeline, self._ranks = pipeline, len(actions)
+        me = pipeline.mesh.pipeline_rank
+        self._due: dict[int, deque[_Message]] = {rank: deque() for rank in range(self._ranks)}
+        for rank, taken in enumerate(actions):
+            for action in taken:
+                message = self._sent_by(action)
+                if message is not None and self._receiver(message) == me:
+                    self._due[rank].append(message)
+        self._asked: dict[_Message, tuple[Tensor, dist.Work | None]] = {}
+        self._sent: list[tuple[Tensor, dist.Work | None]] = []
+
+    def _sent_by(self, action: Action) -> _Message | None:
+        if action.kind == "forward" and action.stage < self._pipeline.count - 1:
+            return _Message(False, action.stage, action.microbatch)
+        if action.kind == "backward" and action.stage > 0:
+            return _Message(True, action.stage, action.microbatch)
+        return None
+
+    def _receiver(self, message: _Message) -> int:
+        return (message.stage + (-1 if message.backward else 1)) % self._ranks
+
+    def send(self, message: _Message, chunks: Sequence[Tensor]) -> None:
+        """Begin to send the tensors of all chunks as one."""
+        parcel = torch.stack([x.detach() for x in chunks])
+        to = self._pipeline.mesh.peer(self._receiver(message))
+        with peers():
+            self._sent.append((parcel, dist.isend(parcel, to)))
+
+    def receive(self, message: _Message) -> list[Tensor]:
+        """Wait for ``message``; the tensors by chunk."""
+        due = self._due[message.stage % self._ranks]
+        sender = self._pipeline.mesh.peer(message.stage % self._ranks)
+        with peers():
+            while message not in self._asked:
+                parcel = torch.empty(
+                    self._pipeline.shape,
+                    dtype=self._pipeline.dtype,
+                    device=self._pipeline.mesh.device,
+                )
+                self._asked[due.popleft()] = parcel, dist.irecv(parcel, sender)
+            parcel, work = self._asked.pop(message)
+            if work is not None:
+                work.wait()
+        return list(parcel.unbind())
+
+    def finish(self) -> None:
+        """Wait until everything sent has left."""
+        with peers():
+            for _, work in self._sent:
+                if work is not None:
+                    work.wait()
