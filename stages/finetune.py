@@ -79,7 +79,7 @@ def _classify(
     """The classifier on checkpoint ``start``, and its scores beside the baselines'."""
     from megatron_core.data.chapters import chapter_texts
     from megatron_core.data.tokenizer import Tokenizer
-    from megatron_core.trainer.assemble import classification
+    from megatron_core.trainer.assemble import classification, load_classifier
     from megatron_core.trainer.classification import Examples, predict
     from stages.training import train
 
@@ -107,7 +107,7 @@ def _classify(
     trained = train(trainer, run.output / "classification")
     if not mesh.is_first:
         return trained, {}
-    rows = predict(trainer.model, test, mesh.device)
+    rows = predict(load_classifier(trained.path), test)
     results = _score([classes[row] for row in rows], texts, heldout)
     write_json(run.output / "classification" / "results.json", results)
     return trained, results

@@ -31,6 +31,9 @@ def train(trainer: Trainer, output: Path) -> Trained:
         run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*")
     )
     shutil.copy(run.steps, output / "steps.jsonl")
+    for name in ("fingerprints.json", "fingerprints.bin"):
+        if (run.folder / name).exists():
+            shutil.copy(run.folder / name, output / name)
     if (run.folder / "curves").exists():
         shutil.copytree(run.folder / "curves", output / "curves")
     return Trained(path, checkpoint, _metrics(trainer, checkpoint.step))
@@ -42,7 +45,7 @@ def _metrics(trainer: Trainer, steps: int) -> dict[str, Any]:
     losses = [record["loss"] for record in records[-10:]]
     metrics: dict[str, Any] = {
         "steps": steps,
-        "parameters": sum(math.prod(s) for s in trainer.state.layout.shapes.values()),
+        "parameters": sum(math.prod(placement.shape) for placement in trainer.placements.values()),
         "loss": sum(losses) / len(losses),
     }
     heldout = [record["heldout_loss"] for record in records if "heldout_loss" in record]

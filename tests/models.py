@@ -11,7 +11,7 @@ from megatron_core.checkpoint import save_checkpoint
 from megatron_core.config import ModelConfig, TokenizerConfig
 from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.tokenizer import train_tokenizer
-from megatron_core.model import LanguageModel
+from megatron_core.model import LanguageModel, parameter_shards
 
 SENTENCE = "Finding {} is a rare change of the {}, seen in {} patients with <|endoftext|> in notes."
 ORGANS = ("heart", "liver", "kidney", "lung", "retina")
@@ -30,19 +30,20 @@ def random_decoder(config: ModelConfig, seed: int = 1) -> LanguageModel:
     """Weights large enough that no two of them could be swapped unnoticed, norms included."""
     generator = torch.Generator().manual_seed(seed)
     decoder = LanguageModel(config)
-    for name, parameter in decoder.named_parameters():
-        if name not in decoder.tied:
-            scale = 0.3 if parameter.ndim > 1 else 1.0
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    for shard in parameter_shards(decoder):
+        if shard.place.tensor not in decoder.tied:
+            scale = 0.3 if len(shard.place.shape) > 1 else 1.0
+            draws = torch.randn(shard.place.shape, generator=generator)
+            shard.parameter.data.copy_(draws * scale)
     return decoder
 
 
 def stored_weights(decoder: LanguageModel) -> dict[str, Tensor]:
     """The weights as a checkpoint gives them: tied ones under their owner."""
     return {
-        name: parameter.detach()
-        for name, parameter in decoder.named_parameters()
-        if name not in decoder.tied
+        shard.place.tensor: shard.parameter.detach()
+        for shard in parameter_shards(decoder)
+        if shard.place.tensor not in decoder.tied
     }
 
 

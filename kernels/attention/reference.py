@@ -27,9 +27,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Ten
     mask = None
     if causal and keys > length:
         mask = query.new_ones(length, keys, dtype=torch.bool).tril(keys - length)
+    query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
     mixed = F.scaled_dot_product_attention(
-        *(x.permute(1, 2, 0, 3) for x in (query, key, value)),
-        attn_mask=mask,
-        is_causal=causal and mask is None,
+        query, key, value, attn_mask=mask, is_causal=causal and mask is None
     )
     return mixed.permute(2, 0, 1, 3)

@@ -18,7 +18,7 @@ from megatron_core.conversion.llama import from_llama, tensor_names, tensor_shap
 from megatron_core.errors import ReforgeError
 from megatron_core.files import write_json
 from megatron_core.identity import hash_bytes
-from megatron_core.model import LanguageModel
+from megatron_core.model import LanguageModel, load_parameters
 
 CERTIFICATE = "certificate.json"
 _WEIGHTS = "model.safetensors"
@@ -145,7 +145,7 @@ def logit_difference(weights: Mapping[str, Tensor], model: ModelConfig, folder: 
     length = min(model.positions, 64)
     tokens = torch.randint(model.vocabulary, (2, length), generator=generator)
     ours = LanguageModel(model)
-    ours.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+    load_parameters(ours, weights)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

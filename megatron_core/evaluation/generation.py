@@ -14,7 +14,7 @@ from megatron_core.config import GenerationConfig, ModelConfig
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.files import write_json
-from megatron_core.model import LanguageModel
+from megatron_core.model import LanguageModel, load_parameters
 
 
 def load_decoder(checkpoint: Path) -> LanguageModel:
@@ -28,7 +28,7 @@ def load_decoder(checkpoint: Path) -> LanguageModel:
     if model.get("kind") != "decoder":
         raise ReforgeError(f"{checkpoint} holds a {model.get('kind')}, not a decoder")
     decoder = LanguageModel(ModelConfig.model_validate(model["config"]))
-    decoder.load_state_dict(load_weights(checkpoint), strict=False)  # tied ones are not stored
+    load_parameters(decoder, load_weights(checkpoint))
     return decoder.eval()
 
 

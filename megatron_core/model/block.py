@@ -155,7 +155,7 @@ def drop(x: Tensor, rate: float, place: Place, share: Share, *, layer: int, site
     keys = [
         [
             dropout_key(
-                draw.seed, draw.step, sample, layer=layer, site=site,
+                draw.seed, step=draw.step, sample=sample, layer=layer, site=site,
                 chunk=place.chunk, slice=number,
             )
             for number in share.tensor.local

@@ -24,7 +24,7 @@ def visible(chunks: Sequence[Tensor], span: ContextSpan, *, causal: bool) -> tup
     """
     if span.shards == 1:
         return tuple(chunks)
-    result: tuple[Tensor, ...] = _Visible.apply(span, causal, *chunks)
+    result: tuple[Tensor, ...] = _Visible.apply(span, causal, *chunks)  # type: ignore[no-untyped-call]
     return result
 
 

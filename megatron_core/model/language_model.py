@@ -58,18 +58,18 @@ class LanguageModel(nn.Module):
 
     def blocks(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
         """The residual stream through the blocks that are here."""
-        chunks = list(chunks)
-        size = chunks[0].shape[0] * self.share.tensor.ranks
+        residual = list(chunks)
+        size = residual[0].shape[0] * self.share.tensor.ranks
         table = cast(Tensor, self.rotary)
         tables = [table[:, p.chunk * size : (p.chunk + 1) * size] for p in places]
         for block in self.layers.values():
             if self.share.recompute == "full":
-                chunks = checkpoint(
-                    block, chunks, places, tables, use_reentrant=False, preserve_rng_state=False
+                residual = checkpoint(
+                    block, residual, places, tables, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                chunks = block(chunks, places, tables)
-        return chunks
+                residual = block(residual, places, tables)
+        return residual
 
     def normed(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
         """The final norm of the residual stream."""

@@ -57,7 +57,7 @@ def columns(
         For each local shard one output ``[s, b, out / T]`` per layer.
     """
     weights = [layer.shards[i] for i in range(len(span.local)) for layer in layers]
-    outputs = _Columns.apply(x, span, leaf, len(layers), *weights)
+    outputs = _Columns.apply(x, span, leaf, len(layers), *weights)  # type: ignore[no-untyped-call]
     return (outputs[i : i + len(layers)] for i in range(0, len(outputs), len(layers)))
 
 
@@ -71,25 +71,25 @@ def rows(inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf 
     Returns:
         ``[slice, b, out]`` in the dtype of the inputs; the partial results are fp32.
     """
-    result: Tensor = _Rows.apply(span, leaf, len(inputs), *inputs, *layer.shards)
+    result: Tensor = _Rows.apply(span, leaf, len(inputs), *inputs, *layer.shards)  # type: ignore[no-untyped-call]
     return result
 
 
 def fan_out(x: Tensor, span: Span) -> tuple[Tensor, ...]:
     """The local slices ``[slice, …]`` gathered, once for each local shard: ``[s, …]``."""
-    result: tuple[Tensor, ...] = _FanOut.apply(x, span)
+    result: tuple[Tensor, ...] = _FanOut.apply(x, span)  # type: ignore[no-untyped-call]
     return result
 
 
 def fan_in(parts: Sequence[Tensor], span: Span) -> Tensor:
     """The tree sum of one ``[s, …]`` per shard, of which each rank keeps its slices."""
-    result: Tensor = _FanIn.apply(span, *parts)
+    result: Tensor = _FanIn.apply(span, *parts)  # type: ignore[no-untyped-call]
     return result
 
 
 def collect(x: Tensor, span: Span) -> Tensor:
     """The local slices ``[slice, …]`` gathered for what every rank computes alike."""
-    result: Tensor = _Collect.apply(x, span)
+    result: Tensor = _Collect.apply(x, span)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -133,7 +133,7 @@ class _Rows(Function):
         return span.scatter_sum(tree_sum(parts)).to(inputs[0].dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         whole = ctx.span.gather(gradient)
         dtype = gradient.dtype
         inputs = [input_gradient([whole], [w]).to(dtype) for w in ctx.weights]
@@ -166,7 +166,7 @@ class _FanIn(Function):
         return span.scatter_sum(tree_sum([part.float() for part in parts])).to(parts[0].dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         whole = ctx.span.gather(gradient)
         return None, *(whole for _ in ctx.span.local)
 
@@ -178,7 +178,7 @@ class _Collect(Function):
         return span.gather(x).view_as(x) if span.ranks == 1 else span.gather(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         return gradient.chunk(ctx.span.ranks)[ctx.span.rank], None
 
 
@@ -198,7 +198,7 @@ def replicated(weight: nn.Parameter, leaf: GradientLeaf | None, slice: int = 0) 
     """``weight`` for use by any operation, its gradient given to ``leaf`` when there is one."""
     if leaf is None:
         return weight
-    result: Tensor = _Replicated.apply(weight, leaf, slice)
+    result: Tensor = _Replicated.apply(weight, leaf, slice)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -209,6 +209,6 @@ class _Replicated(Function):
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.leaf.add(ctx.weight, gradient, ctx.slice)
         return None, None, None

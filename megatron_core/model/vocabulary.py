@@ -18,7 +18,7 @@ from megatron_core.model.place import GradientLeaf
 
 def embed(tokens: Tensor, table: Split, span: Span, leaf: GradientLeaf | None) -> Tensor:
     """Rows of ``table`` for int64 ``tokens [s, b]``: the local slices ``[slice, b, hidden]``."""
-    result: Tensor = _Embed.apply(tokens, span, leaf, *table.shards)
+    result: Tensor = _Embed.apply(tokens, span, leaf, *table.shards)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -31,7 +31,7 @@ def cross_entropy(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tens
     """
     if span.shards == 1:
         return cross_entropy_sum(logits[0], targets)
-    result: Tensor = _CrossEntropy.apply(
+    result: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         targets.flatten(), span, *(x.flatten(0, 1) for x in logits)
     )
     return result
@@ -60,7 +60,7 @@ class _Embed(Function):
         return span.scatter_sum(tree_sum(parts))  # exact: all but one of the parts are zero
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (tokens,) = ctx.saved_tensors
         whole = ctx.span.gather(gradient).float()
         grads: list[Tensor | None] = []
@@ -101,7 +101,7 @@ class _CrossEntropy(Function):
         return ((total.log() + largest - target) * counted).sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         targets, largest, total, *logits = ctx.saved_tensors
         scale = gradient * (targets != IGNORED)
         grads = []

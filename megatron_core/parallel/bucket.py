@@ -82,7 +82,7 @@ class Bucket:
         self.layout = FlatLayout({s.key: s.parameter.shape for s in shards})
         self.bounds = self.layout.cut(replicas.count)
         self.own = slice(self.bounds[replicas.own], self.bounds[replicas.own + 1])
-        self.weights = (
+        self.weights: Tensor = (
             torch.zeros(self.layout.size, dtype=dtype, device=device)
             if owner is None
             else owner.weights

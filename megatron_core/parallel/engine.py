@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.squared_norm import squared_norm
 from megatron_core.collectives import merge, peers, tree_sum
-from megatron_core.config import TrainingConfig
+from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
+    Classifier,
     Draw,
     GridShard,
+    LanguageModel,
     ParameterShard,
     Place,
     Share,
@@ -74,7 +76,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class OwnedRun:
-    """Part of one grid shard of the state: ``weights``, ``first`` or ``second``, from ``offset``."""
+    """Part of one grid shard of the state, whose kind is weights, first or second moment."""
 
     kind: str
     tensor: str
@@ -87,14 +89,17 @@ class Engine:
     """A model on the ranks of a mesh: the shares of it that this rank computes and owns."""
 
     def __init__(
-        self, build: Callable[[Share], nn.Module], config: TrainingConfig, mesh: Mesh, *,
-        layers: int, hidden: int,
-    ) -> None:  # fmt: skip
+        self,
+        build: Callable[[Share], LanguageModel | Classifier],
+        config: TrainingConfig,
+        mesh: Mesh,
+        *,
+        model: ModelConfig,
+    ) -> None:
         """
         Args:
             build: Makes a share of the model, with its initial weights.
-            layers: Blocks of the whole model.
-            hidden: Width of the residual stream.
+            model: The architecture.
 
         Raises:
             ConfigError: the pipeline has more stages than the model has layers.
@@ -103,12 +108,12 @@ class Engine:
         self.tensor, self.context = mesh.tensor(config.grid), mesh.context(config.grid)
         layout, dtype = mesh.layout, DTYPES[config.precision]
         count = layout.pipeline * layout.stages
-        self.stages = {
+        self.stages: dict[int, LanguageModel | Classifier] = {
             number: build(self._share(number, count, span)).to(mesh.device)
-            for number, span in enumerate(stage_layers(layers, count))
+            for number, span in enumerate(stage_layers(model.layers, count))
             if number % layout.pipeline == mesh.pipeline_rank
         }
-        self.tied: dict[str, str] = next(iter(self.stages.values())).tied  # type: ignore[assignment]
+        self.tied = next(iter(self.stages.values())).tied
         shards = [shard for stage in self.stages.values() for shard in parameter_shards(stage)]
         self.buckets = make_buckets(
             shards, mesh, self.tensor, self.context,
@@ -124,7 +129,7 @@ class Engine:
         )  # fmt: skip
         length = config.sequence_length // config.grid.context // layout.tensor
         self.pipeline = Pipeline(
-            self.stages, mesh, count=count, shape=(length, config.batch.microbatch, hidden),
+            self.stages, mesh, count=count, shape=(length, config.batch.microbatch, model.hidden),
             dtype=dtype, chunks=len(self.context.local),
         )  # fmt: skip
         self.catalogue = self._catalogue(shards)
@@ -250,6 +255,10 @@ class Engine:
         table = self._merge(table)
         total = tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks]])
         return total, int(table[:, chunks].sum())
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on some rank."""
+        return bool(self._merge(torch.tensor([int(flag)]))[0])
 
     def _merge(self, numbers: Tensor) -> Tensor:
         if self.mesh.layout.ranks == 1:

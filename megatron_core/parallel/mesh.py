@@ -166,7 +166,9 @@ def _open_groups(layout: Layout) -> dict[str, dist.ProcessGroup]:
         if len(sets[0]) == 1:
             continue
         if sets not in opened:
-            opened[sets], _ = dist.new_subgroups_by_enumeration([list(s) for s in sets])
+            opened[sets], _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
+                [list(members) for members in sets]
+            )
         groups[name] = opened[sets]
     groups["checkpoint"] = dist.new_group(backend="gloo")
     return groups

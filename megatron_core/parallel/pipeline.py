@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -33,12 +34,16 @@ class Microbatch:
     deferred: list[Callable[[], None]] = field(default_factory=list)
 
 
-class Stage:
+class Stage(Protocol):
     """What the pipeline asks of a part of the model; see ``LanguageModel``."""
 
-    embed: Callable[[Sequence[Tensor], Sequence[Place]], list[Tensor]]
-    blocks: Callable[[Sequence[Tensor], Sequence[Place]], list[Tensor]]
-    losses: Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Place]], list[Tensor]]
+    def embed(self, tokens: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]: ...
+
+    def blocks(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]: ...
+
+    def losses(
+        self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
+    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ class _Flow:
             ]
         else:
             gradients = self.post.receive(_Message(True, action.stage + 1, action.microbatch))
-        torch.autograd.backward(chunks, gradients)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(chunks, gradients)
         if received:
             message = _Message(True, action.stage, action.microbatch)
             self.post.send(message, [x.grad for x in received if x.grad is not None])

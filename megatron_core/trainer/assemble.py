@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
-
 from megatron_core.checkpoint import load_weights, read_checkpoint
 from megatron_core.config import (
     ClassificationConfig,
@@ -14,24 +12,40 @@ from megatron_core.config import (
     ModelConfig,
     PretrainConfig,
 )
-from megatron_core.model import Classifier, LanguageModel, initialize
+from megatron_core.model import Classifier, LanguageModel, Share, initialize, load_parameters
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.trainer.classification import ClassificationObjective, Examples
-from megatron_core.trainer.language import LanguageObjective
+from megatron_core.trainer.language import LanguageObjective, MaskedObjective
 from megatron_core.trainer.loop import Trainer
+from megatron_core.trainer.objective import Objective
 from megatron_core.trainer.run import TrainingRun
 
 
 def pretraining(
     config: PretrainConfig, tokens: Path, inputs: Mapping[str, str], folder: Path, mesh: Mesh
 ) -> Trainer:
-    """A decoder from initial weights on the tokenized sources in ``tokens``."""
-    model = LanguageModel(config.model)
-    initialize(model, config.model, config.seed)
+    """A model from initial weights on the tokenized sources in ``tokens``."""
+
+    def build(share: Share) -> LanguageModel:
+        model = LanguageModel(config.model, share)
+        initialize(model, config.model, config.seed)
+        return model
+
+    objective: Objective
+    if config.model.kind == "encoder":
+        objective = MaskedObjective(
+            tokens, sequence_length=config.sequence_length, sources=config.sources,
+            seed=config.seed, masking=config.masking, vocabulary=config.model.vocabulary,
+        )  # fmt: skip
+    else:
+        objective = _language(config, tokens)
+    description = describe(config.model)
     run = TrainingRun.of(
-        folder, "pretrain", recipe=config.identity(), inputs=inputs, model=describe(model)
+        folder, "pretrain", recipe=config.identity(), inputs=inputs, model=description
     )
-    return Trainer(model, _language(config, tokens, mesh), config, run=run, mesh=mesh)
+    engine = Engine(build, config, mesh, model=config.model)
+    return Trainer(engine, objective, run=run)
 
 
 def continued_pretraining(
@@ -40,13 +54,20 @@ def continued_pretraining(
 ) -> Trainer:  # fmt: skip
     """The decoder of checkpoint ``start``, trained on with a fresh optimizer."""
     checkpoint = read_checkpoint(start)
-    model = LanguageModel(ModelConfig.model_validate(checkpoint.model["config"]))
-    load_into(model, start)
+    model_config = ModelConfig.model_validate(checkpoint.model["config"])
+    weights = load_weights(start)
+
+    def build(share: Share) -> LanguageModel:
+        model = LanguageModel(model_config, share)
+        load_parameters(model, weights)
+        return model
+
     run = TrainingRun.of(
         folder, "continued", recipe=config.identity(),
-        inputs={**inputs, "start": checkpoint.root}, model=describe(model),
+        inputs={**inputs, "start": checkpoint.root}, model=describe(model_config),
     )  # fmt: skip
-    return Trainer(model, _language(config, tokens, mesh), config, run=run, mesh=mesh)
+    engine = Engine(build, config, mesh, model=model_config)
+    return Trainer(engine, _language(config, tokens), run=run)
 
 
 def classification(
@@ -55,39 +76,42 @@ def classification(
 ) -> Trainer:  # fmt: skip
     """A classifier on the decoder of checkpoint ``start``; all weights are trained."""
     checkpoint = read_checkpoint(start)
-    decoder = ModelConfig.model_validate(checkpoint.model["config"])
-    model = Classifier(decoder, len(classes))
-    initialize(model, decoder, config.seed)
-    load_into(model.decoder, start)
+    model_config = ModelConfig.model_validate(checkpoint.model["config"])
+    weights = {f"decoder.{name}": weight for name, weight in load_weights(start).items()}
+
+    def build(share: Share) -> Classifier:
+        model = Classifier(model_config, len(classes), share)
+        initialize(model, model_config, config.seed)
+        load_parameters(model, weights)
+        return model
+
     run = TrainingRun.of(
         folder, "classification", recipe=config.identity(),
         inputs={**inputs, "start": checkpoint.root},
-        model={**describe(model), "classes": classes},
+        model={**describe(model_config), "kind": "classifier", "classes": classes},
     )  # fmt: skip
-    objective = ClassificationObjective(train, test, seed=config.seed, device=mesh.device)
-    return Trainer(model, objective, config, run=run, mesh=mesh)
+    engine = Engine(build, config, mesh, model=model_config)
+    return Trainer(engine, ClassificationObjective(train, test, seed=config.seed), run=run)
 
 
-def load_into(model: nn.Module, checkpoint: Path) -> None:
-    """Copy the weights of ``checkpoint`` into the parameters of ``model`` that it has."""
-    weights = load_weights(checkpoint)
-    for name, parameter in model.named_parameters():
-        if name in weights:
-            parameter.data.copy_(weights[name])
+def load_classifier(checkpoint: Path) -> Classifier:
+    """The whole classifier that ``checkpoint`` holds, on the CPU."""
+    description = read_checkpoint(checkpoint).model
+    config = ModelConfig.model_validate(description["config"])
+    model = Classifier(config, len(description["classes"]))
+    load_parameters(model, load_weights(checkpoint))
+    return model
 
 
-def describe(model: LanguageModel | Classifier) -> dict[str, object]:
+def describe(config: ModelConfig) -> dict[str, object]:
     """What a checkpoint keeps so that the model can be built again."""
-    return {"kind": type(model).__name__.lower(), "config": model.config.model_dump(mode="json")}
+    return {"kind": config.kind, "config": config.model_dump(mode="json")}
 
 
-def _language(
-    config: PretrainConfig | ContinuedConfig, tokens: Path, mesh: Mesh
-) -> LanguageObjective:
+def _language(config: PretrainConfig | ContinuedConfig, tokens: Path) -> LanguageObjective:
     return LanguageObjective(
         tokens,
         sequence_length=config.sequence_length,
         sources=config.sources,
         seed=config.seed,
-        device=mesh.device,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kernels.cross_entropy import cross_entropy_sum
+from kernels.cross_entropy import IGNORED
 from megatron_core.data.order import Mixture
-from megatron_core.trainer.objective import LossSum
+from megatron_core.model import Classifier
+from megatron_core.parallel.engine import Batch
+from megatron_core.trainer.objective import ignore, padded_places
 
 _BATCH = 64
 
@@ -44,36 +47,33 @@ class Examples:
 
 
 class ClassificationObjective:
-    """Cross-entropy of the class, passes over the examples in a permuted order."""
+    """The class of each example, passes over the examples in a permuted order."""
 
-    def __init__(self, train: Examples, test: Examples, *, seed: int, device: torch.device) -> None:
-        self.train, self.test, self.device = train, test, device
+    def __init__(self, train: Examples, test: Examples, *, seed: int) -> None:
+        self.train, self.test = train, test
         self.order = Mixture({"train": len(train)}, {"train": 1.0}, seed)
 
-    def loss(self, model: nn.Module, samples: Sequence[int]) -> LossSum:
-        rows = torch.tensor([self.order.locate(k)[1] for k in samples])
-        logits = _forward(model, self.train, rows, self.device)
-        classes = self.train.classes[rows].to(self.device)
-        return LossSum(cross_entropy_sum(logits, classes), len(rows))
+    def read(self, samples: Sequence[int]) -> Batch:
+        return _batch(self.train, [self.order.locate(k)[1] for k in samples])
 
-    @torch.no_grad()
-    def heldout(self, model: nn.Module) -> LossSum:
-        logits = class_logits(model, self.test, self.device)
-        return LossSum(cross_entropy_sum(logits, self.test.classes), len(self.test))
+    def heldout(self, microbatch: int, multiple: int) -> list[Callable[[], Batch]]:
+        return [
+            partial(_batch, self.test, rows)
+            for rows in padded_places(len(self.test), microbatch, multiple)
+        ]
 
 
-def predict(model: nn.Module, examples: Examples, device: torch.device) -> list[int]:
-    """The likeliest class of each example."""
-    return [int(row) for row in class_logits(model.eval(), examples, device).argmax(dim=-1)]
+def _batch(examples: Examples, rows: Sequence[int]) -> Batch:
+    taken = torch.tensor(rows)
+    classes = ignore(examples.classes[taken], rows)
+    targets = torch.stack([classes, examples.lengths[taken]])
+    count = int((classes != IGNORED).sum())
+    return Batch(examples.tokens[taken], targets, count, by_position=False)
 
 
 @torch.no_grad()
-def class_logits(model: nn.Module, examples: Examples, device: torch.device) -> Tensor:
-    """Logits ``[examples, classes]``, fp32 on the CPU."""
+def predict(model: Classifier, examples: Examples) -> list[int]:
+    """The likeliest class of each example, by a whole model."""
     parts = torch.arange(len(examples)).split(_BATCH)  # type: ignore[no-untyped-call]
-    return torch.cat([_forward(model, examples, rows, device).float().cpu() for rows in parts])
-
-
-def _forward(model: nn.Module, examples: Examples, rows: Tensor, device: torch.device) -> Tensor:
-    logits: Tensor = model(examples.tokens[rows].to(device), examples.lengths[rows].to(device))
-    return logits
+    logits = [model(examples.tokens[rows], examples.lengths[rows]) for rows in parts]
+    return [int(row) for row in torch.cat(logits).argmax(dim=-1)]

@@ -1,59 +1,71 @@
-"""Next-token prediction over token windows."""
+"""Next-token prediction, and prediction of masked tokens, over token windows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kernels.cross_entropy import cross_entropy_sum
+from kernels.cross_entropy import IGNORED
+from megatron_core.config import MaskingConfig
+from megatron_core.data.masking import mask_tokens
 from megatron_core.data.windows import TokenWindows, open_streams
-from megatron_core.trainer.objective import LossSum
+from megatron_core.parallel.engine import Batch
+from megatron_core.trainer.objective import ignore, padded_places
 
 _HELDOUT_WINDOWS = 64
-_HELDOUT_BATCH = 8
 
 
 class LanguageObjective:
-    """Cross-entropy of each token given those before it in its window."""
+    """Each token of a window given those before it."""
 
     def __init__(
-        self,
-        tokens: Path,
-        *,
-        sequence_length: int,
-        sources: Mapping[str, float],
-        seed: int,
-        device: torch.device,
+        self, tokens: Path, *, sequence_length: int, sources: Mapping[str, float], seed: int
     ) -> None:
         """Read ``tokens/train`` and ``tokens/heldout``.
 
         Raises:
             CorpusError: a source is missing or shorter than one window.
         """
-        self.device = device
         self.windows = TokenWindows(open_streams(tokens / "train"), sequence_length)
         self.order = self.windows.mixture(sources, seed)
         self.heldout_windows = TokenWindows(open_streams(tokens / "heldout"), sequence_length)
 
-    def loss(self, model: nn.Module, samples: Sequence[int]) -> LossSum:
-        return self._loss(model, self.windows.read([self.order.locate(k) for k in samples]))
+    def read(self, samples: Sequence[int]) -> Batch:
+        return self._batch(self.windows.read([self.order.locate(k) for k in samples]), samples)
 
-    @torch.no_grad()
-    def heldout(self, model: nn.Module) -> LossSum:
+    def heldout(self, microbatch: int, multiple: int) -> list[Callable[[], Batch]]:
         places = self.heldout_windows.spread(_HELDOUT_WINDOWS)
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        for start in range(0, len(places), _HELDOUT_BATCH):
-            part = self._loss(
-                model, self.heldout_windows.read(places[start : start + _HELDOUT_BATCH])
-            )
-            total, count = total + part.total.double().cpu(), count + part.count
-        return LossSum(total, count)
+        return [
+            partial(self._heldout, places, rows)
+            for rows in padded_places(len(places), microbatch, multiple)
+        ]
 
-    def _loss(self, model: nn.Module, windows: Tensor) -> LossSum:
-        windows = windows.to(self.device, non_blocking=True)
+    def _heldout(self, places: Sequence[tuple[str, int]], rows: Sequence[int]) -> Batch:
+        batch = self._batch(self.heldout_windows.read([places[row] for row in rows]), rows)
+        targets = ignore(batch.targets.T, rows).T
+        return Batch(batch.tokens, targets, int((targets != IGNORED).sum()))
+
+    def _batch(self, windows: Tensor, samples: Sequence[int]) -> Batch:
         targets = windows[:, 1:]
-        logits = model(windows[:, :-1].contiguous())
-        return LossSum(cross_entropy_sum(logits, targets), targets.numel())
+        return Batch(windows[:, :-1], targets, targets.numel())
+
+
+class MaskedObjective(LanguageObjective):
+    """Some tokens of a window given the others."""
+
+    def __init__(
+        self, tokens: Path, *, sequence_length: int, sources: Mapping[str, float], seed: int,
+        masking: MaskingConfig, vocabulary: int,
+    ) -> None:  # fmt: skip
+        super().__init__(tokens, sequence_length=sequence_length, sources=sources, seed=seed)
+        self.masking, self.vocabulary, self.seed = masking, vocabulary, seed
+
+    def _batch(self, windows: Tensor, samples: Sequence[int]) -> Batch:
+        inputs, targets = mask_tokens(
+            windows[:, :-1], samples,
+            config=self.masking, vocabulary=self.vocabulary, seed=self.seed,
+        )  # fmt: skip
+        return Batch(inputs, targets, int((targets != IGNORED).sum()))

@@ -8,63 +8,51 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from megatron_core.checkpoint import (
     Checkpoint,
+    CheckpointSaver,
+    Part,
+    Placement,
     checkpoint_path,
     last_checkpoint,
-    load_tensors,
-    prune_checkpoints,
-    save_checkpoint,
+    load_parts,
 )
-from megatron_core.collectives import TreeAccumulator, gather_numbers, tree_sum
-from megatron_core.config import TrainingConfig
-from megatron_core.errors import IntegrityError, ReforgeError
+from megatron_core.errors import IntegrityError, Interrupted, ReforgeError
 from megatron_core.identity import Environment, likely_causes
-from megatron_core.optimizer import (
-    AdamWState,
-    FlatLayout,
-    clip_coefficient,
-    global_norm,
-    learning_rate,
-)
-from megatron_core.parallel.mesh import Mesh
+from megatron_core.identity.fingerprints import FingerprintLog
+from megatron_core.optimizer import clip_coefficient, learning_rate
+from megatron_core.optimizer.scaling import LossScaler
+from megatron_core.parallel.engine import Engine, Measured
+from megatron_core.parallel.interrupts import Interrupts
+from megatron_core.parallel.watchdog import Watchdog
 from megatron_core.progress import progress_bar
-from megatron_core.trainer.gradients import GradientAccumulator
 from megatron_core.trainer.objective import Objective
 from megatron_core.trainer.run import TrainingRun
 from megatron_core.trainer.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 class Trainer:
-    """Trains ``model`` on ``objective`` and leaves checkpoints in the folder of ``run``.
+    """Trains the model of ``engine`` and leaves checkpoints in the folder of ``run``.
 
-    The state is the flat buffers of AdamW and the step; everything else is a pure function of
-    them and the recipe, so a checkpoint resumes on any layout with the same bits.
+    The state is the weights and moments of AdamW, the loss scale and the step; everything else is
+    a pure function of them and the recipe, so a checkpoint resumes on any layout with the same
+    bits.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        config: TrainingConfig,
-        *,
-        run: TrainingRun,
-        mesh: Mesh,
-    ) -> None:
-        self.objective, self.config, self.run, self.mesh = objective, config, run, mesh
-        self.model = model.to(mesh.device)
-        tied: dict[str, str] = getattr(model, "tied", {})
-        shapes = {n: p.shape for n, p in model.named_parameters() if n not in tied}
-        self.state = AdamWState(FlatLayout(shapes), mesh.device)
-        self._adopt_parameters(tied)
-        self.gradients = GradientAccumulator(self.model, self.state.layout, tied)
+    def __init__(self, engine: Engine, objective: Objective, *, run: TrainingRun) -> None:
+        self.engine, self.objective, self.run = engine, objective, run
+        self.config, self.mesh = engine.config, engine.mesh
+        self.scaler = LossScaler(
+            self.config.loss_scale if self.config.precision == "fp16" else None
+        )
+        self.saver = CheckpointSaver(self.mesh.groups.get("checkpoint"))
+        self.placements = {
+            shard.tensor: Placement(shape=shard.shape, axis=shard.axis, shards=shard.shards)
+            for shard in engine.catalogue.values()
+        }
+        self._fingerprints: FingerprintLog | None = None
         self.step = 0
         self.seconds = 0.0
         self.steps_taken = 0
@@ -73,18 +61,25 @@ class Trainer:
         """Resume from the last whole checkpoint, or start, and go to the last step.
 
         Raises:
-            ReforgeError: the loss is not a number; nothing after the last checkpoint is kept.
+            ReforgeError: the loss or a gradient is not a number, or a checkpoint could not be
+                written; those before it are whole.
             IntegrityError: the checkpoint to resume from is of another run.
+            Interrupted: a signal asked for an end, and the state is saved.
         """
         resumed = self._resume()
         records = self.run.cut_steps(self.step) if self.mesh.is_first else []
         if resumed and self.step == self.config.steps:
             return resumed
+        self._fingerprints = self._open_fingerprints()
         kinds = self.config.trackers if self.mesh.is_first else []
         trackers = Trackers(kinds, self.run.folder / "curves", self.run.folder.name, records)
-        saved = resumed
+        ranks, hang_after = self.mesh.layout.ranks, self.config.hang_after
         columns = ("loss {task.fields[loss]:.3f}", "{task.fields[rate]:,.0f} tokens/s")
-        with progress_bar(*columns, shown=self.mesh.is_first) as bar:
+        with (
+            Interrupts() as interrupts,
+            Watchdog.join(self.mesh.rank, ranks, hang_after) as watchdog,
+            progress_bar(*columns, shown=self.mesh.is_first) as bar,
+        ):
             task = bar.add_task(
                 self.run.folder.name.rpartition("-")[0], total=self.config.steps,
                 completed=self.step, loss=float("nan"), rate=0.0,
@@ -102,12 +97,17 @@ class Trainer:
                 bar.update(
                     task, completed=self.step, loss=record["loss"], rate=self.tokens_per_second
                 )
-                if self._checkpoint_due():
-                    saved = self._save()
+                stop = self.engine.any_rank(interrupts.requested)
+                if stop or self._checkpoint_due():
+                    self._save()
+                if stop and self.step < self.config.steps:
+                    self._give_up()
+                watchdog.beat(self.step)
+            checkpoint = self.saver.wait()
         trackers.close()
-        if saved is None:
+        if checkpoint is None:
             raise ReforgeError("no checkpoint was written: the last step did not save")
-        return saved
+        return checkpoint_path(self.run.checkpoints, self.step), checkpoint
 
     @property
     def tokens_per_second(self) -> float:
@@ -116,80 +116,71 @@ class Trainer:
         return tokens / self.seconds if self.seconds else 0.0
 
     def _train_step(self) -> dict[str, Any]:
-        """One optimizer step: gradients, loss, norm, clip, update."""
-        step = self.step + 1
-        gradient, loss = self._gradient(step)
-        if not math.isfinite(loss):
-            raise ReforgeError(
-                f"the loss of step {step} is {loss}, and no update was made: lower "
-                "optimizer.learning_rate or look at the data of that step; the last checkpoint "
-                f"in {self.run.checkpoints} is good"
-            )
-        norm = global_norm(self.state.layout.views(gradient))
-        gradient.mul_(clip_coefficient(norm, self.config.optimizer.clip))
-        rate = learning_rate(
-            step,
-            peak=self.config.optimizer.learning_rate,
-            steps=self.config.steps,
-            schedule=self.config.schedule,
-        )
-        self.state.update(gradient, step=step, rate=rate, config=self.config.optimizer)
-        self._publish_weights()
+        """One optimizer step: gradient, loss, norm, clip, update."""
+        step, config, scale = self.step + 1, self.config, self.scaler.scale
+        loss, _ = self.engine.gradient(self.objective.read, step, scale=scale)
+        every = config.fingerprint_every
+        measured = self.engine.measure(checksums=every > 0 and step % every == 0)
+        if self._fingerprints is not None and measured.gradients:
+            self._fingerprints.append(step, measured.gradients, measured.weights)
+        finite = not measured.nonfinite
+        record: dict[str, Any] = {"step": step, "loss": loss}
+        if finite and math.isfinite(loss):
+            rate = learning_rate(
+                step, peak=config.optimizer.learning_rate, steps=config.steps,
+                schedule=config.schedule,
+            )  # fmt: skip
+            coefficient = clip_coefficient(measured.norm, config.optimizer.clip)
+            self.engine.update(step=step, rate=rate, coefficient=coefficient)
+            record |= {"learning_rate": rate, "gradient_norm": measured.norm}
+        else:
+            self._skip(step, loss, measured)
+            record |= {"skipped": True}
+        if config.precision == "fp16":
+            record["loss_scale"] = scale
+        self.scaler.update(finite)
         self.step = step
-        return {"step": step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
+        return record
 
-    def _gradient(self, step: int) -> tuple[Tensor, float]:
-        """The flat gradient of the mean loss over the batch, and that loss."""
-        grid, batch = self.config.grid, self.config.batch
-        per_shard = batch.sequences // grid.data
-        first = (step - 1) * batch.sequences
-        tree, losses, counts = TreeAccumulator(), [], []
-        self.model.train()
-        for shard in self.mesh.owned_shards(grid.data):
-            buffer = self.gradients.begin_shard()
-            loss, count = 0.0, 0
-            start = first + shard * per_shard
-            for sample in range(start, start + per_shard, batch.microbatch):
-                part = self.objective.loss(self.model, range(sample, sample + batch.microbatch))
-                part.total.backward()  # type: ignore[no-untyped-call]
-                loss, count = loss + float(part.total.detach()), count + part.count
-            tree.push(buffer)
-            losses.append(loss)
-            counts.append(count)
-        total = tree_sum(gather_numbers(losses, self.mesh.data_group))
-        tokens = int(tree_sum(gather_numbers([float(c) for c in counts], self.mesh.data_group)))
-        return self.gradients.total(tree, self.mesh, tokens), total / tokens
+    def _skip(self, step: int, loss: float, measured: Measured) -> None:
+        """Leave out the update of an overflow that a smaller loss scale may avoid."""
+        if math.isfinite(loss) and self.scaler.scale > 1.0:
+            return
+        names = measured.nonfinite
+        where = "the loss alone is not a number"
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            where = f"the gradient is not finite in {', '.join(names[:5])}{more}"
+        raise ReforgeError(
+            f"the loss of step {step} is {loss}: {where}. No update was made: lower "
+            "optimizer.learning_rate or look at the data of that step; the last checkpoint in "
+            f"{self.run.checkpoints} is good"
+        )
 
     def _heldout(self) -> dict[str, float]:
-        """Held-out loss on the first rank; the others go on and wait at the next exchange."""
-        if not self.mesh.is_first:
+        """The held-out loss, when there is something held out."""
+        batches = self.objective.heldout(self.config.batch.microbatch, self.config.grid.data)
+        if not batches:
             return {}
-        self.model.eval()
-        part = self.objective.heldout(self.model)
-        return {"heldout_loss": float(part.total) / part.count} if part.count else {}
+        total, count = self.engine.heldout(batches)
+        return {"heldout_loss": total / count}
 
-    def _adopt_parameters(self, tied: dict[str, str]) -> None:
-        """Move the weights into the flat buffer and let the model compute from there."""
-        dtype = _DTYPES[self.config.precision]
-        parameters = dict(self.model.named_parameters())
-        self._main = self.state.layout.views(self.state.weights)
-        self._copies: dict[str, Tensor] = {}
-        for name, view in self._main.items():
-            view.copy_(parameters[name].data)
-            parameters[name].data = view
-            if dtype != torch.float32:
-                parameters[name].data = self._copies[name] = view.to(dtype)
-        for name, owner in tied.items():
-            parameters[name].data = parameters[owner].data
+    def _open_fingerprints(self) -> FingerprintLog | None:
+        """The log of checksums, on the first rank, cut to the steps that stand."""
+        if not self.mesh.is_first or not self.config.fingerprint_every:
+            return None
+        log = FingerprintLog(self.run.folder, list(self.engine.catalogue))
+        log.cut(self.step)
+        return log
 
-    def _publish_weights(self) -> None:
-        """Cast main weights into the model's lower-precision copies; fp32 shares storage."""
-        for name, copy in self._copies.items():
-            copy.copy_(self._main[name])
+    def _parts(self, *, replicated: bool) -> list[Part]:
+        return [
+            Part(run.kind, run.tensor, run.shard, run.offset, run.data)
+            for run in self.engine.state(replicated=replicated)
+        ]
 
     def _resume(self) -> tuple[Path, Checkpoint] | None:
-        self.run.checkpoints.mkdir(parents=True, exist_ok=True)
-        found = last_checkpoint(self.run.checkpoints)
+        found = last_checkpoint(self.run.checkpoints, self.mesh.groups.get("checkpoint"))
         if found is None:
             return None
         path, checkpoint = found
@@ -197,8 +188,9 @@ class Trainer:
             raise IntegrityError(
                 f"{path} is of another recipe or other inputs: move it out of {self.run.folder}"
             )
-        load_tensors(path, self.state.tensors())
-        self._publish_weights()
+        load_parts(path, self._parts(replicated=True), self.placements, verify=False)
+        self.scaler.restore(checkpoint.scalars)
+        self.engine.publish()
         self.step = checkpoint.step
         if self.mesh.is_first:
             logger.info("resuming from %s", path)
@@ -210,16 +202,25 @@ class Trainer:
         every = self.config.checkpoints.every
         return self.step % every == 0 or self.step == self.config.steps
 
-    def _save(self) -> tuple[Path, Checkpoint]:
-        path = checkpoint_path(self.run.checkpoints, self.step)
-        checkpoint = save_checkpoint(
-            path,
-            self.state.tensors(),
+    def _save(self) -> None:
+        """Begin to save; the files are written while training goes on."""
+        checkpoints = self.config.checkpoints
+        self.saver.save(
+            checkpoint_path(self.run.checkpoints, self.step),
+            self._parts(replicated=False),
+            self.placements,
             step=self.step,
             run=self.run.identity,
             model=self.run.model,
             layout=self.mesh.layout.degrees(),
+            scalars=self.scaler.state() if self.config.precision == "fp16" else {},
+            keep_last=checkpoints.keep_last,
+            keep_every=checkpoints.keep_every,
         )
-        if self.mesh.is_first:
-            prune_checkpoints(self.run.checkpoints, self.config.checkpoints.keep_last)
-        return path, checkpoint
+
+    def _give_up(self) -> None:
+        self.saver.wait()
+        raise Interrupted(
+            f"asked to end, saved step {self.step} of {self.config.steps}: run the same command "
+            "again to continue"
+        )

@@ -16,7 +16,7 @@ from megatron_core.config import ConvertConfig, ModelConfig
 from megatron_core.conversion import export_decoder, import_decoder, llama, logit_difference
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ReforgeError
-from megatron_core.model import LanguageModel
+from megatron_core.model import LanguageModel, load_parameters
 from tests.models import (
     SENTENCE,
     random_decoder,
@@ -180,7 +180,7 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path) -> None:
     assert (tmp_path / "model.safetensors.index.json").exists()
     config, weights = import_decoder(tmp_path)
     ours = LanguageModel(config)
-    ours.load_state_dict(weights)
+    load_parameters(ours, weights)
     tokens = torch.arange(60)[None]
     with torch.no_grad():
         assert torch.allclose(ours(tokens), theirs(tokens).logits, atol=1e-5)
