@@ -1,5 +1,6 @@
 """Checkpoints that exist whole or not at all, and are their tensors rather than their files."""
 
+from megatron_core.checkpoint.description import Checkpoint, read_checkpoint
 from megatron_core.checkpoint.differences import Difference, first_difference
 from megatron_core.checkpoint.folder import (
     checkpoint_path,
@@ -7,28 +8,33 @@ from megatron_core.checkpoint.folder import (
     last_checkpoint,
     prune_checkpoints,
 )
-from megatron_core.checkpoint.store import (
-    Checkpoint,
-    load_tensors,
+from megatron_core.checkpoint.loading import (
+    iterate_weights,
+    load_parts,
+    load_weight,
     load_weights,
-    read_checkpoint,
-    save_checkpoint,
-    tensor_leaves,
     verify_checkpoint,
 )
+from megatron_core.checkpoint.parts import Part, Placement
+from megatron_core.checkpoint.saver import CheckpointSaver
+from megatron_core.checkpoint.whole import save_checkpoint
 
 __all__ = [
     "Checkpoint",
+    "CheckpointSaver",
     "Difference",
+    "Part",
+    "Placement",
     "checkpoint_path",
     "find_checkpoints",
     "first_difference",
+    "iterate_weights",
     "last_checkpoint",
-    "load_tensors",
+    "load_parts",
+    "load_weight",
     "load_weights",
     "prune_checkpoints",
     "read_checkpoint",
     "save_checkpoint",
-    "tensor_leaves",
     "verify_checkpoint",
 ]

@@ -8,14 +8,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_core.checkpoint.store import allocate, load_tensors, read_checkpoint
+from megatron_core.checkpoint.description import Checkpoint
+from megatron_core.checkpoint.loading import CheckpointReader
+from megatron_core.checkpoint.parts import Placement, split_key
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first tensor that differs, its first differing element, and how far apart they are."""
+    """The first tensor that differs, its first differing element, and how far apart they are.
+
+    Args:
+        tensor: ``kind/name`` of the tensor.
+        shard: Its first grid shard that differs.
+        element: Index of the first differing element within that shard.
+        index: Its index within the whole tensor.
+        ours: Its value in the one checkpoint.
+        theirs: Its value in the other.
+        ulps: fp32 numbers from the one to the other.
+        elements: How many elements of the tensor differ.
+        tensors: How many tensors differ.
+    """
 
     tensor: str
+    shard: int
+    element: tuple[int, ...]
     index: tuple[int, ...]
     ours: float
     theirs: float
@@ -30,36 +46,68 @@ def first_difference(ours: Path, theirs: Path) -> Difference | str | None:
     Returns:
         ``None`` when all are equal, a sentence when the checkpoints cannot be compared tensor by
         tensor, or the difference.
+
+    Raises:
+        IntegrityError: one of them is damaged.
     """
-    a, b = read_checkpoint(ours), read_checkpoint(theirs)
-    if a.leaves.keys() != b.leaves.keys():
-        odd = sorted(a.leaves.keys() ^ b.leaves.keys())
-        return f"they hold different tensors: {', '.join(odd[:5])}"
-    differing = sorted(name for name in a.leaves if a.leaves[name] != b.leaves[name])
+    ours_reader, theirs_reader = CheckpointReader(ours), CheckpointReader(theirs)
+    a, b = ours_reader.checkpoint, theirs_reader.checkpoint
+    said = _not_comparable(a, b)
+    if said:
+        return said
+    differing = sorted(split_key(key) for key, leaf in a.leaves.items() if leaf != b.leaves[key])
     if not differing:
-        return None if a.step == b.step else f"steps {a.step} and {b.step} hold the same tensors"
-    name = differing[0].rpartition("/")[0]
-    x, y = _load_one(ours, name), _load_one(theirs, name)
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return f"{name} is {x.dtype} {list(x.shape)} here, {y.dtype} {list(y.shape)} there"
-    unequal = _bits(x) != _bits(y)
-    where = tuple(int(i) for i in unequal.nonzero()[0])
-    distance = int((_ordered(x)[where] - _ordered(y)[where]).abs())
+        return _other_than_tensors(a, b)
+    kind, name, shard = differing[0]
+    unequal = 0
+    for number in [number for *tensor, number in differing if tensor == [kind, name]]:
+        key = f"{kind}/{name}/{number}"
+        x, y = ours_reader.shard(key), theirs_reader.shard(key)
+        places = (_bits(x) != _bits(y)).nonzero()
+        unequal += len(places)
+        if number == shard:
+            element = tuple(int(i) for i in places[0])
+            here, there = x[element], y[element]
     return Difference(
-        tensor=name,
-        index=where,
-        ours=float(x[where]),
-        theirs=float(y[where]),
-        ulps=distance,
-        elements=int(unequal.sum()),
-        tensors=len(differing),
+        tensor=f"{kind}/{name}",
+        shard=shard,
+        element=element,
+        index=_within_whole(element, shard, a.tensors[name]),
+        ours=float(here),
+        theirs=float(there),
+        ulps=int((_ordered(here) - _ordered(there)).abs()),
+        elements=unequal,
+        tensors=len({key[:2] for key in differing}),
     )
 
 
-def _load_one(path: Path, name: str) -> Tensor:
-    tensors = {name: allocate(path, name)[name]}
-    load_tensors(path, tensors)
-    return tensors[name]
+def _not_comparable(a: Checkpoint, b: Checkpoint) -> str | None:
+    """Why two checkpoints cannot be compared shard by shard, if so."""
+    for name in sorted(a.tensors.keys() & b.tensors.keys()):
+        if a.tensors[name] != b.tensors[name]:
+            return f"{name} is {a.tensors[name]} here, {b.tensors[name]} there"
+    odd = sorted(key.rpartition("/")[0] for key in a.leaves.keys() ^ b.leaves.keys())
+    return f"they hold different tensors: {', '.join(odd[:5])}" if odd else None
+
+
+def _other_than_tensors(a: Checkpoint, b: Checkpoint) -> str | None:
+    """How two checkpoints of the same tensors differ, if they do."""
+    if a.step != b.step:
+        return f"steps {a.step} and {b.step} hold the same tensors"
+    for name in sorted(a.scalars.keys() | b.scalars.keys()):
+        x, y = a.scalars.get(name), b.scalars.get(name)
+        if x != y:
+            return f"they hold the same tensors, but {name} is {x} here, {y} there"
+    return None
+
+
+def _within_whole(element: tuple[int, ...], shard: int, placement: Placement) -> tuple[int, ...]:
+    """The index within the whole tensor of ``element`` of its grid shard ``shard``."""
+    if placement.axis is None:
+        return element
+    axis = placement.axis
+    start = shard * placement.shard_shape[axis]
+    return (*element[:axis], start + element[axis], *element[axis + 1 :])
 
 
 def _bits(x: Tensor) -> Tensor:
