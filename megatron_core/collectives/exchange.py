@@ -47,7 +47,7 @@ class CutSum:
 def share_cuts(
     buffer: Tensor, bounds: Sequence[int], owners: Sequence[int], group: dist.ProcessGroup | None
 ) -> None:
-    """Fill ``buffer`` from the ranks of ``group``: cut ``i`` from the one numbered ``owners[i]``."""
+    """Fill ``buffer`` from the ranks of ``group``: cut ``i`` from number ``owners[i]``."""
     if group is None:
         return
     with peers():

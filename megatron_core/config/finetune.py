@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from megatron_core.config.pretrain import Sources
+from megatron_core.config.pretrain import MaskingConfig, Sources
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
 
@@ -16,6 +16,9 @@ class ContinuedConfig(TrainingConfig):
     sources: Sources = Field(
         default_factory=dict,
         description="Passes over each source per epoch; name a general one to replay it",
+    )
+    masking: MaskingConfig = Field(
+        default_factory=MaskingConfig, description="Used by an encoder alone"
     )
 
 

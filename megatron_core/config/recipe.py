@@ -16,8 +16,8 @@ from megatron_core.config.corpus import (
     TokenizeConfig,
     TokenizerConfig,
 )
-from megatron_core.config.finetune import FinetuneConfig
-from megatron_core.config.pretrain import ModelConfig, PretrainConfig
+from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
+from megatron_core.config.pretrain import MaskingConfig, ModelConfig, PretrainConfig
 from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
@@ -89,6 +89,12 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
         )
     for path, run in training_runs(recipe).items():
         yield from _training_problems(path, run, model)
+    if model.kind == "encoder":
+        for path, masking in (
+            ("pretrain.masking", recipe.pretrain.masking),
+            ("finetune.continued.masking", recipe.finetune.continued.masking),
+        ):
+            yield from _masking_problems(path, masking, model)
     if (recipe.evaluate.context or 0) > model.positions:
         yield Problem(
             "evaluate.context",
@@ -108,6 +114,11 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
             f"{path}.heads",
             f"rotary positions need an even head size, not {model.head_size} = hidden / heads",
             model.heads,
+        )
+    experts = model.experts
+    if experts is not None and experts.chosen > experts.count:
+        yield Problem(
+            f"{path}.experts.chosen", f"must not exceed count = {experts.count}", experts.chosen
         )
     if model.heads % model.kv_heads:
         yield Problem(f"{path}.kv_heads", f"must divide heads = {model.heads}", model.kv_heads)
@@ -134,16 +145,42 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
             f"must be below steps = {run.steps}",
             run.schedule.warmup_steps,
         )
+    ffn = model.ffn if model.experts is None else model.experts.ffn
     for field, counts in (
-        ("tensor", {"heads": model.heads, "kv_heads": model.kv_heads, "ffn": model.ffn}),
+        (
+            "tensor",
+            {
+                "pretrain.model.heads": model.heads,
+                "pretrain.model.kv_heads": model.kv_heads,
+                "the feed-forward width": ffn,
+                "pretrain.model.vocabulary": model.vocabulary,
+                "a context chunk, sequence_length / grid.context": run.sequence_length
+                // grid.context,
+            },
+        ),
         ("context", {"sequence_length": run.sequence_length}),
     ):
         degree = getattr(grid, field)
         for name, count in counts.items():
             if count % degree:
                 yield Problem(f"{path}.grid.{field}", f"must divide {name} = {count}", degree)
-        if degree > 1:
-            yield Problem(f"{path}.grid.{field}", "only 1 is implemented in this version", degree)
+    if isinstance(run, ClassificationConfig) and grid.context > 1:
+        yield Problem(
+            f"{path}.grid.context", "must be 1: a classifier sees its short texts whole",
+            grid.context,
+        )  # fmt: skip
+
+
+def _masking_problems(path: str, masking: MaskingConfig, model: ModelConfig) -> Iterator[Problem]:
+    if masking.token >= model.vocabulary:
+        yield Problem(
+            f"{path}.token", f"must be below pretrain.model.vocabulary = {model.vocabulary}",
+            masking.token,
+        )  # fmt: skip
+    if masking.masked + masking.random > 1:
+        yield Problem(
+            f"{path}.random", f"must not exceed 1 - masked = {1 - masking.masked:g}", masking.random
+        )
 
 
 def _process_problems(recipe: Recipe) -> Iterator[Problem]:

@@ -32,20 +32,12 @@ def pretraining(
         initialize(model, config.model, config.seed)
         return model
 
-    objective: Objective
-    if config.model.kind == "encoder":
-        objective = MaskedObjective(
-            tokens, sequence_length=config.sequence_length, sources=config.sources,
-            seed=config.seed, masking=config.masking, vocabulary=config.model.vocabulary,
-        )  # fmt: skip
-    else:
-        objective = _language(config, tokens)
     description = describe(config.model)
     run = TrainingRun.of(
         folder, "pretrain", recipe=config.identity(), inputs=inputs, model=description
     )
     engine = Engine(build, config, mesh, model=config.model)
-    return Trainer(engine, objective, run=run)
+    return Trainer(engine, _prediction(config, config.model, tokens), run=run)
 
 
 def continued_pretraining(
@@ -67,7 +59,7 @@ def continued_pretraining(
         inputs={**inputs, "start": checkpoint.root}, model=describe(model_config),
     )  # fmt: skip
     engine = Engine(build, config, mesh, model=model_config)
-    return Trainer(engine, _language(config, tokens), run=run)
+    return Trainer(engine, _prediction(config, model_config, tokens), run=run)
 
 
 def classification(
@@ -108,10 +100,16 @@ def describe(config: ModelConfig) -> dict[str, object]:
     return {"kind": config.kind, "config": config.model_dump(mode="json")}
 
 
-def _language(config: PretrainConfig | ContinuedConfig, tokens: Path) -> LanguageObjective:
-    return LanguageObjective(
-        tokens,
-        sequence_length=config.sequence_length,
-        sources=config.sources,
-        seed=config.seed,
-    )
+def _prediction(
+    config: PretrainConfig | ContinuedConfig, model: ModelConfig, tokens: Path
+) -> Objective:
+    """What the kind of the model is trained to predict."""
+    if model.kind == "decoder":
+        return LanguageObjective(
+            tokens, sequence_length=config.sequence_length, sources=config.sources,
+            seed=config.seed,
+        )  # fmt: skip
+    return MaskedObjective(
+        tokens, sequence_length=config.sequence_length, sources=config.sources, seed=config.seed,
+        masking=config.masking, vocabulary=model.vocabulary,
+    )  # fmt: skip
