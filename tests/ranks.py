@@ -18,15 +18,7 @@ def run_ranks(work: Callable[..., None], ranks: int, *arguments: Any) -> list[in
 
     When one fails or is killed the others are stopped, as torchrun stops them.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        _context.Process(target=_join, args=(work, rank, ranks, port, arguments))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
+    processes = start_ranks(work, ranks, *arguments)
     waiting = list(processes)
     while waiting:
         multiprocessing.connection.wait([process.sentinel for process in waiting])
@@ -36,6 +28,20 @@ def run_ranks(work: Callable[..., None], ranks: int, *arguments: Any) -> list[in
                 for other in waiting:
                     other.kill()
     return [process.exitcode or 0 for process in processes]
+
+
+def start_ranks(work: Callable[..., None], ranks: int, *arguments: Any) -> list[Any]:
+    """The processes of ``run_ranks``, left to themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        _context.Process(target=_join, args=(work, rank, ranks, port, arguments))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return processes
 
 
 def _join(
