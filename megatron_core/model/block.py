@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from megatron_core.config import ModelConfig
 from megatron_core.model.context import visible
 from megatron_core.model.experts import Experts
 from megatron_core.model.linear import Split, columns, replicated, rows
-from megatron_core.model.place import Place, Share
+from megatron_core.model.place import GradientLeaf, Place, Share
 
 
 class Norm(nn.Module):
@@ -104,10 +103,13 @@ class FeedForward(nn.Module):
         self.up = Split(config.ffn, config.hidden, 0, share.tensor)
         self.down = Split(config.hidden, config.ffn, 1, share.tensor)
 
-    def forward(self, x: Tensor, place: Place) -> Tensor:
-        """Local slices of a chunk ``[slice, b, hidden]`` to the same."""
-        both = columns(x, (self.gate, self.up), self.span, place.leaf)
-        return rows([swiglu(gate, up) for gate, up in both], self.down, self.span, place.leaf)
+    def forward(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
+        """Local slices of each local chunk ``[slice, b, hidden]`` to the same."""
+        return [self._one(x, place.leaf) for x, place in zip(chunks, places, strict=True)]
+
+    def _one(self, x: Tensor, leaf: GradientLeaf | None) -> Tensor:
+        both = columns(x, (self.gate, self.up), self.span, leaf)
+        return rows([swiglu(gate, up) for gate, up in both], self.down, self.span, leaf)
 
 
 class Block(nn.Module):
@@ -138,9 +140,10 @@ class Block(nn.Module):
             x + self._drop(change, place, "attention")
             for x, change, place in zip(chunks, changes, places, strict=True)
         ]
+        normed = [self.ffn_norm(x, p, slices) for x, p in zip(chunks, places, strict=True)]
         return [
-            x + self._drop(cast(Tensor, self.ffn(self.ffn_norm(x, p, slices), p)), p, "ffn")
-            for x, p in zip(chunks, places, strict=True)
+            x + self._drop(change, place, "ffn")
+            for x, change, place in zip(chunks, self.ffn(normed, places), places, strict=True)
         ]
 
     def _drop(self, x: Tensor, place: Place, site: str) -> Tensor:

@@ -47,12 +47,15 @@ class Place:
         leaf: Where weight gradients go; None leaves them to autograd.
         draw: What dropout draws from; None drops nothing.
         scale: What the loss is multiplied by before the backward pass, as auxiliary losses must be.
+        predictions: Of each token of the microbatch. The loss is a sum over predictions and later
+            divided by their number, so what is summed over tokens must be multiplied by it.
     """
 
     chunk: int = 0
     leaf: GradientLeaf | None = None
     draw: Draw | None = None
     scale: float = 1.0
+    predictions: float = 1.0
 
 
 ALONE = (Place(),)

@@ -77,7 +77,7 @@ def attach(x: Tensor, loss: Tensor, scale: float) -> Tensor:
     So a loss that arises in the middle of the model, on any stage of a pipeline, need not be
     carried to its end.
     """
-    result: Tensor = _Attach.apply(x, loss, scale)
+    result: Tensor = _Attach.apply(x, loss, scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -88,7 +88,7 @@ class _Attach(Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         return gradient, gradient.new_full((), ctx.scale, dtype=ctx.dtype), None
 
 

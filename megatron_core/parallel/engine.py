@@ -222,9 +222,10 @@ class Engine:
         deferred: list[Callable[[], None]] = []
         later = deferred if self.mesh.layout.schedule == "zero_bubble" else None
         places = []
+        predictions = batch.count / batch.tokens.numel()
         for number, chunk in enumerate(chunks):
             leaf = None if shard is None else ChunkLeaf(self.gradients, shard, number, later)
-            places.append(Place(chunk, leaf, draw, scale))
+            places.append(Place(chunk, leaf, draw, scale, predictions))
         device = self.mesh.device
         return Microbatch(
             [x.to(device, non_blocking=True) for x in tokens],
