@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from megatron_core.errors import ReforgeError
+from megatron_core.errors import Interrupted, ReforgeError
 from megatron_core.parallel.launch import is_first_rank
 from stages.audit import audit
 from stages.convert import convert
@@ -62,6 +62,10 @@ def main() -> None:
     _set_up_logging()
     try:
         app()
+    except Interrupted as end:
+        if is_first_rank():  # all ranks were interrupted together
+            console.print(str(end), style="yellow", markup=False, soft_wrap=True)
+        sys.exit(end.exit_code)
     except ReforgeError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_core.config import Recipe, Section, load_recipe, training_runs
-from megatron_core.errors import IntegrityError, ReforgeError
+from megatron_core.errors import ConfigError, IntegrityError, ReforgeError
 from megatron_core.files import staged_folder, write_json
 from megatron_core.identity import (
     Environment,
@@ -120,7 +120,7 @@ def stage_run(
 
     Raises:
         ReforgeError: the recipe is wrong, an input is missing or altered, or the disk refuses.
-        typer.Exit: after printing the plan, when ``dry_run``.
+        typer.Exit: after printing the plan, when ``dry_run``; after the ranks have done the work.
     """
     recipe = load_recipe(params, overrides or ())
     section: Section = getattr(recipe, name)
@@ -130,8 +130,9 @@ def stage_run(
         raise typer.Exit
     opened = {stage: _open_input(name, stage) for stage in inputs}
     if chosen.ranks > 1 and joined_ranks() is None:
-        launch(chosen.ranks, "stages.app", sys.argv[1:])
-        raise typer.Exit
+        raise typer.Exit(
+            launch(chosen.ranks, "stages.app", sys.argv[1:], restarts=_allowed_restarts())
+        )
     started, clock = datetime.now(UTC), time.monotonic()
     artifact = ARTIFACTS / name
     if not is_first_rank():
@@ -184,6 +185,14 @@ def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
             chosen.data, min(grid.data for grid in grids.values()), max(1, room),
         )  # fmt: skip
     return chosen
+
+
+def _allowed_restarts() -> int:
+    """``REFORGE_RESTARTS``: how often ranks that were killed or that hang are started again."""
+    text = os.environ.get("REFORGE_RESTARTS", "0")
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"REFORGE_RESTARTS={text}: must be a whole number from 0 up")
+    return int(text)
 
 
 def _processors() -> int:

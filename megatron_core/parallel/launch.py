@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
-from megatron_core.errors import ConfigError, ReforgeError
+from megatron_core.errors import ConfigError, Interrupted, ReforgeError
+from megatron_core.parallel.interrupts import Interrupts
+
+logger = logging.getLogger(__name__)
 
 
 def joined_ranks() -> int | None:
@@ -21,33 +29,141 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def launch(ranks: int, module: str, arguments: Sequence[str]) -> None:
+def launch(ranks: int, module: str, arguments: Sequence[str], *, restarts: int = 0) -> int:
     """Run ``python -m module arguments`` on ``ranks`` ranks of this machine, as torchrun would.
 
+    SIGTERM and SIGUSR1 are handed to the ranks, which save at the end of their step; there is no
+    limit but the sender's on how long that takes. Other signals give them half a minute. Ranks
+    that were killed or that hung are started again up to ``restarts`` times.
+
+    Returns:
+        The exit code for this process: 0, or that of a rank which has said why it ended and that
+        the same command continues.
+
     Raises:
+        Interrupted: a signal ended the ranks before they could save anything.
         ReforgeError: a rank failed or was killed; it says which, and what to do.
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from megatron_core.parallel.watchdog import EXIT_CODE as HANG
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=str(os.getpid()),
-        max_restarts=0,
+    # Its notices on every signal and exit code are for its own developers.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for attempt in range(restarts + 1):
+        end = _run_ranks(ranks, module, arguments, attempt)
+        if end.code in {0, Interrupted.exit_code}:
+            return end.code
+        if end.signal is not None:
+            raise Interrupted(
+                f"stopped by {end.signal.name}: run the same command again to continue from the "
+                "last checkpoint"
+            )
+        if attempt < restarts and (end.code == HANG or end.code < 0):
+            logger.warning("%s: restart %d of %d", end, attempt + 1, restarts)
+        elif end.code == HANG:
+            return end.code
+        else:
+            break
+    raise ReforgeError(
+        f"{end} and the others were stopped: run the same command again to continue from the last "
+        "checkpoint"
     )
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a group of ranks ended.
+
+    ``code`` is 0, the exit code of ``rank``, which failed first, or minus the number of the signal
+    that killed it; ``signal`` is the one that asked this process to end.
+    """
+
+    code: int = 0
+    rank: int = 0
+    signal: signal.Signals | None = None
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            return f"rank {self.rank} was killed by {signal.Signals(-self.code).name}"
+        return f"rank {self.rank} ended with exit code {self.code}"
+
+
+def _run_ranks(ranks: int, module: str, arguments: Sequence[str], attempt: int) -> _End:
+    """Start the ranks once and wait for their end; none is left behind."""
+    import torch.distributed as dist
+    from torch.distributed.elastic.multiprocessing import (
+        DefaultLogsSpecs,
+        SignalException,
+        start_processes,
+    )
+
+    # The store is kept here rather than by the first rank, which may be the one that hangs.
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    shared = {
+        "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+    }  # fmt: skip
+    started: list[int] = []
+
+    def forward(number: signal.Signals) -> None:
+        for pid in started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    with Interrupts(forward) as interrupts, _signals_of_torch():
+        context = start_processes(
+            name="rank",
+            entrypoint=sys.executable,
+            # -P keeps the working directory off the path: a project may hold folders of our names.
+            args=dict.fromkeys(range(ranks), ("-P", "-m", module, *arguments)),
+            envs={r: {**shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(ranks)},
+            logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        )
+        asked = None
+        try:
+            started.extend(context.pids().values())
+            if interrupts.received is not None:
+                forward(interrupts.received)
+            result = context.wait(period=0.1)
+        except SignalException as stopped:
+            asked = stopped.sigval
+            context.close(signal.SIGTERM)
+            result = context.wait(0)
+        finally:
+            context.close(signal.SIGKILL)
+    failures = result.failures if result is not None else {}
+    return _first_failure(failures, asked or interrupts.received)
+
+
+def _first_failure(failures: Mapping[int, Any], asked: signal.Signals | None) -> _End:
+    """Which rank failed first, as far as one second tells; the others failed because of it."""
+    if not failures:
+        return _End(signal=asked)
+    first = min(failure.timestamp for failure in failures.values())
+    consequences = [-signal.SIGTERM, 1, -signal.SIGKILL]
+    rank, failure = min(
+        ((r, f) for r, f in failures.items() if f.timestamp <= first + 1),
+        key=lambda item: (
+            # What a rank does when it stops or another is gone says less than anything else.
+            -consequences.index(item[1].exitcode) if item[1].exitcode in consequences else -3,
+            item[0],
+        ),
+    )
+    return _End(failure.exitcode, rank, asked)
+
+
+@contextmanager
+def _signals_of_torch() -> Iterator[None]:
+    """Let torch turn the terminal's signals into exceptions, and put the handlers back."""
+    names = ("SIGINT", "SIGHUP", "SIGQUIT")
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(names)
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
     try:
-        # -P keeps the working directory off the path: a project may hold a folder of our names.
-        elastic_launch(config, sys.executable)("-P", "-m", module, *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise ReforgeError(
-            f"rank {rank} ended with exit code {failure.exitcode} and the others were stopped: "
-            "run the same command again to continue from the last checkpoint"
-        ) from error
+        yield
+    finally:
+        del os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def _adopt_slurm() -> None:
