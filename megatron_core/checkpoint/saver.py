@@ -23,7 +23,7 @@ from megatron_core.checkpoint.ranks import Ranks
 from megatron_core.checkpoint.snapshot import Snapshot
 from megatron_core.checkpoint.storage import METADATA, write_parts
 from megatron_core.collectives.peers import peers
-from megatron_core.errors import ReforgeError
+from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.files import replace_folder, write_json
 from megatron_core.identity import Environment, FileEntry, hash_file
 
@@ -132,6 +132,7 @@ class CheckpointSaver:
 
         Raises:
             ReforgeError: it failed, on whichever rank; the checkpoints before it are whole.
+            IntegrityError: the parts of all ranks together are not the blocks of whole tensors.
         """
         if self._pending is not None:
             try:
@@ -152,6 +153,8 @@ class CheckpointSaver:
             checkpoint = self._ranks.together(
                 partial(self._describe, job, kinds), partial(self._finish, job)
             )
+        except IntegrityError as error:
+            raise IntegrityError(f"the checkpoint {job.path} was not written: {error}") from error
         except ReforgeError as error:
             raise ReforgeError(
                 f"the checkpoint {job.path} could not be written ({error}): free the disk or make "

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.planner import (
     LoadPlan,
     LoadPlanner,
     SavePlan,
+    SavePlanner,
     TensorWriteData,
     WriteItem,
     WriteItemType,
@@ -36,6 +37,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from megatron_core.checkpoint.description import Checkpoint, check_file
@@ -63,12 +65,11 @@ def write_parts(
     Raises:
         ReforgeError: on every rank, when one of them could not write; it says why.
     """
-    writer = FileSystemWriter(folder, per_thread_copy_ahead=0)
     try:
         with _quiet(group is None):
             save(
                 {},
-                storage_writer=writer,
+                storage_writer=_Writer(folder, per_thread_copy_ahead=0),
                 planner=_SavePlanner(parts, placements),
                 process_group=group,
                 no_dist=group is None,
@@ -110,6 +111,18 @@ class VerifiedFolder:
             if isinstance(cause, ReforgeError):
                 raise cause from None
             raise IntegrityError(f"{self._reader.path} cannot be read: {cause}") from error
+
+
+class _Writer(FileSystemWriter):
+    """Says why the system refused, which torch's archives hide behind an error of their own."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class _SavePlanner(DefaultSavePlanner):

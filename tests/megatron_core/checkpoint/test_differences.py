@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_core.checkpoint import Difference, first_difference, save_checkpoint
+from megatron_core.checkpoint import (
+    CheckpointSaver,
+    Difference,
+    Part,
+    Placement,
+    first_difference,
+    load_weights,
+    save_checkpoint,
+)
+from megatron_core.errors import IntegrityError
+from tests.megatron_core.checkpoint.cuts import PLACEMENTS, change_byte, save_alone, some_state
 
 TINY = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -63,7 +73,10 @@ def test_one_changed_number_is_named_and_measured(
     a, b = planted("weights/a", (2, 5, 1), ours, theirs)
     found = first_difference(save(tmp_path / "a", a), save(tmp_path / "b", b))
     here, there = (float(np.float32(x)) for x in (ours, theirs))
-    assert found == Difference("weights/a", (2, 5, 1), here, there, ulps, elements=1, tensors=1)
+    where = (2, 5, 1)
+    assert found == Difference(
+        "weights/a", 0, where, where, here, there, ulps, elements=1, tensors=1
+    )
     assert isinstance(found, Difference)
     assert math.copysign(1, found.ours) == math.copysign(1, ours)
 
@@ -81,24 +94,78 @@ def test_the_first_tensor_and_its_first_element_come_first(tmp_path: Path) -> No
     assert found.ours == -found.theirs == float(a["first/b"][1, 2, 0])
 
 
+@pytest.mark.parametrize(
+    ("name", "places", "shard", "element", "index"),
+    [
+        # rows 48 to 95 are shard 1; column 70 lies in shard 1 of four of 64 columns
+        ("layers.0.attention.query.weight", [(1, 2, 699), (1, 40, 3)], 1, (2, 699), (50, 699)),
+        ("layers.0.attention.output.weight", [(3, 0, 0), (1, 299, 6)], 1, (299, 6), (299, 70)),
+        ("embedding.weight", [(0, 128, 256)], 0, (128, 256), (128, 256)),
+    ],
+)
+def test_the_grid_shard_and_both_places_are_named(
+    name: str, places: list[tuple[int, int, int]], shard: int, element: tuple[int, ...],
+    index: tuple[int, ...], tmp_path: Path,
+) -> None:  # fmt: skip
+    ours, theirs = some_state(), some_state()
+    for number, row, column in places:
+        data = theirs["weights", name, number].view(PLACEMENTS[name].shard_shape)
+        data[row, column] = above(float(data[row, column]), 3)
+    save_alone(tmp_path / "a", ours)
+    save_alone(tmp_path / "b", theirs)
+    found = first_difference(tmp_path / "a", tmp_path / "b")
+    assert isinstance(found, Difference)
+    assert (found.tensor, found.shard) == (f"weights/{name}", shard)
+    assert (found.element, found.index) == (element, index)
+    assert (found.ulps, found.elements, found.tensors) == (3, len(places), 1)
+    assert load_weights(tmp_path / "a")[name][index] == found.ours
+    assert load_weights(tmp_path / "b")[name][index] == found.theirs
+
+
+def test_shards_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for name, changed in (("a", ()), ("b", (2, 10))):
+        data = torch.arange(16.0)
+        data[list(changed)] += 1
+        saver = CheckpointSaver(None)
+        saver.save(
+            tmp_path / name, [Part("weights", "x", i, 0, data[i : i + 1]) for i in range(16)],
+            {"x": Placement(shape=(16,), axis=0, shards=16)},
+            step=1, run="r", model={}, layout={},
+        )  # fmt: skip
+        saver.wait()
+    found = first_difference(tmp_path / "a", tmp_path / "b")
+    assert isinstance(found, Difference)
+    assert (found.shard, found.index, found.elements) == (2, (2,), 2)
+
+
+def test_a_damaged_checkpoint_is_not_compared(tmp_path: Path) -> None:
+    a, b = planted("weights/a", (0, 0, 0), 1.0, 2.0)
+    save(tmp_path / "a", a)
+    change_byte(save(tmp_path / "b", b) / "weights/__0_0.distcp")
+    with pytest.raises(IntegrityError, match="was altered"):
+        first_difference(tmp_path / "a", tmp_path / "b")
+
+
 def test_equal_checkpoints_have_none(tmp_path: Path) -> None:
     a = save(tmp_path / "a", tensors())
     assert first_difference(a, save(tmp_path / "b", tensors())) is None
     said = first_difference(a, save(tmp_path / "c", tensors(), step=4))
     assert said == "steps 3 and 4 hold the same tensors"
+    save_checkpoint(
+        tmp_path / "d", tensors(), step=3, run="run", model={}, layout={}, scalars={"scale": 2.0}
+    )
+    said = first_difference(a, tmp_path / "d")
+    assert said == "they hold the same tensors, but scale is None here, 2.0 there"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights/c": torch.zeros(1)}, "they hold different tensors: weights/c/0"),
+        ({"weights/c": torch.zeros(1)}, "they hold different tensors: weights/c"),
+        ({"second/a": torch.zeros(4, 6, 3)}, "they hold different tensors: second/a"),
         (
-            {"weights/b": torch.zeros(6, 4, 3)},
-            "weights/b is torch.float32 [4, 6, 3] here, torch.float32 [6, 4, 3] there",
-        ),
-        (
-            {"first/a": torch.zeros(4, 6, 3, dtype=torch.bfloat16)},
-            "first/a is torch.float32 [4, 6, 3] here, torch.bfloat16 [4, 6, 3] there",
+            {f"{kind}/b": torch.zeros(6, 4, 3) for kind in ("weights", "first")},
+            "b is [4, 6, 3] here, [6, 4, 3] there",
         ),
     ],
 )
