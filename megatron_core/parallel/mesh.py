@@ -142,7 +142,8 @@ def _fix_numbers(threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise ReforgeError(f"torch refused {threads} threads and runs {torch.get_num_threads()}")
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms, without the second that importing a compiler takes.
+    torch.set_deterministic_debug_mode("error")
     # Filling fresh memory costs 15 % of a step and changes no bit.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
