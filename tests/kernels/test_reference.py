@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor
 
 import kernels
 from kernels.adamw import adamw_step
-from kernels.attention import causal_attention
+from kernels.attention import attention
 from kernels.cross_entropy import IGNORED, cross_entropy_sum
+from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.rms_norm import rms_norm
 from kernels.rotary import apply_rotary, rotary_table
 from kernels.squared_norm import squared_norm
@@ -31,18 +33,19 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 Shape = tuple[int, ...]
 
 
-def attention_formula(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """One row of one head at a time."""
-    batch, heads, length, size = query.shape
-    groups = heads // key.shape[1]
+def attention_formula(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """One row of one head at a time; the queries are the last positions of the keys."""
+    length, batch, heads, _ = query.shape
+    groups, before = heads // key.shape[2], len(key) - length
     rows = []
-    for b in range(batch):
-        for h in range(heads):
-            for t in range(length):
-                scores = key[b, h // groups, : t + 1] @ query[b, h, t] / math.sqrt(size)
+    for t in range(length):
+        seen = before + t + 1 if causal else len(key)
+        for b in range(batch):
+            for h in range(heads):
+                scores = key[:seen, b, h // groups] @ query[t, b, h] / math.sqrt(query.shape[3])
                 share = (scores - scores.max()).exp()
-                rows.append((share / share.sum()) @ value[b, h // groups, : t + 1])
-    return torch.stack(rows).view(batch, heads, length, size)
+                rows.append((share / share.sum()) @ value[:seen, b, h // groups])
+    return torch.stack(rows).view(query.shape)
 
 
 def rms_norm_formula(x: Tensor, weight: Tensor) -> Tensor:
@@ -51,15 +54,14 @@ def rms_norm_formula(x: Tensor, weight: Tensor) -> Tensor:
 
 def rotary_formula(x: Tensor) -> Tensor:
     """Numbers i and i + size / 2 are one complex number, turned by position × theta^(-2i/size)."""
-    length, size = x.shape[-2:]
-    half = size // 2
+    half = x.shape[-1] // 2
     turned = []
-    for position in range(length):
-        angles = torch.tensor([position * 100.0 ** (-2 * i / size) for i in range(half)])
-        z = torch.complex(x[..., position, :half], x[..., position, half:])
+    for position, row in enumerate(x):
+        angles = torch.tensor([position * 100.0 ** (-i / half) for i in range(half)])
+        z = torch.complex(row[..., :half], row[..., half:])
         z = z * torch.polar(torch.ones(half, dtype=torch.float64), angles.double())
         turned.append(torch.cat([z.real, z.imag], dim=-1))
-    return torch.stack(turned, dim=-2)
+    return torch.stack(turned)
 
 
 def swiglu_formula(gate: Tensor, up: Tensor) -> Tensor:
@@ -92,16 +94,24 @@ class Case:
     shapes: Sequence[Sequence[Shape]]
 
 
+# Query, key and value: alike, grouped heads, one key head, and fewer queries than keys.
+ATTENTION: list[list[Shape]] = [
+    [(7, 2, 4, 8)] * 3,
+    [(9, 1, 6, 4), (9, 1, 2, 4), (9, 1, 2, 4)],
+    [(33, 1, 2, 16), (33, 1, 1, 16), (33, 1, 1, 16)],
+    [(1, 3, 1, 2)] * 3,
+    [(5, 2, 4, 8), (20, 2, 2, 8), (20, 2, 2, 8)],
+]
 CASES = {
-    "attention": Case(
-        causal_attention,
-        attention_formula,
-        [
-            [(2, 4, 7, 8)] * 3,
-            [(1, 6, 9, 4), (1, 2, 9, 4), (1, 2, 9, 4)],
-            [(1, 2, 33, 16), (1, 1, 33, 16), (1, 1, 33, 16)],
-            [(3, 1, 1, 2)] * 3,
-        ],
+    "causal_attention": Case(
+        partial(attention, causal=True), partial(attention_formula, causal=True), ATTENTION
+    ),
+    "full_attention": Case(
+        partial(attention, causal=False), partial(attention_formula, causal=False), ATTENTION
+    ),
+    "linear": Case(
+        linear, lambda x, w: torch.einsum("...i,oi->...o", x, w),
+        [[(2, 5, 16), (24, 16)], [(7, 33), (1, 33)], [(1, 1, 1), (3, 1)]],
     ),
     "rms_norm": Case(
         lambda x, weight: rms_norm(x, weight, 0.1),
@@ -109,9 +119,9 @@ CASES = {
         [[(2, 5, 16), (16,)], [(7,), (7,)], [(33, 100), (100,)]],
     ),
     "rotary": Case(
-        lambda x: apply_rotary(x, rotary_table(x.shape[-2] + 3, x.shape[-1], 100.0)[:, :-3]),
+        lambda x: apply_rotary(x, rotary_table(len(x) + 3, x.shape[-1], 100.0)[:, :-3]),
         rotary_formula,
-        [[(2, 3, 11, 8)], [(1, 1, 1, 2)], [(1, 2, 40, 6)]],
+        [[(11, 2, 3, 8)], [(1, 1, 1, 2)], [(40, 1, 2, 6)]],
     ),
     "swiglu": Case(
         swiglu, swiglu_formula, [[(2, 5, 16)] * 2, [(3, 33)] * 2, [(1,)] * 2]
@@ -161,6 +171,39 @@ def test_forward_and_backward_are_those_of_the_formula(
         torch.testing.assert_close(
             x.grad.double(), wanted.grad, rtol=tolerance, atol=tolerance * max(1.0, scale)
         )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "bf16"])
+@pytest.mark.parametrize("widths", [(24,), (24, 8, 40)])
+def test_an_input_gradient_is_one_fp32_sum_over_the_layers(
+    widths: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Of halves the products are exact in fp32, so only its own rounding may be seen."""
+    gradients = [random_tensor((5, 3, n), dtype, False, n) for n in widths]
+    weights = [random_tensor((n, 16), dtype, False, n + 1) for n in widths]
+    ours = input_gradient(gradients, weights)
+    exact = sum(g.double() @ w.double() for g, w in zip(gradients, weights, strict=True))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "bf16"])
+def test_weight_gradients_are_added_in_fp32(dtype: torch.dtype) -> None:
+    total = random_tensor((24, 16), torch.float32, False, 0)
+    exact = total.double()
+    for seed in range(1, 4):
+        gradient = random_tensor((5, 3, 24), dtype, False, seed)
+        x = random_tensor((5, 3, 16), dtype, False, seed + 10)
+        add_weight_gradient(total, gradient, x)
+        exact += torch.einsum("tbo,tbi->oi", gradient.double(), x.double())
+    torch.testing.assert_close(total.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_linear_layer_can_keep_its_fp32_sum() -> None:
+    x, weight = (random_tensor(shape, torch.bfloat16, False, 1) for shape in ((5, 16), (24, 16)))
+    wide = linear(x, weight, torch.float32)
+    torch.testing.assert_close(wide.double(), x.double() @ weight.double().T, rtol=1e-5, atol=1e-5)
+    assert torch.equal(wide.bfloat16(), linear(x, weight))
 
 
 def test_cross_entropy_is_finite_where_exp_is_not() -> None:
