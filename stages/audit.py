@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,17 +13,19 @@ from megatron_core.errors import ConfigError, IntegrityError
 from megatron_core.files import write_json
 from megatron_core.identity import Environment, hash_json
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
+from stages.replay import replay as retrain
 from stages.run import ARTIFACTS, StageRun, console, stage_run
 
 if TYPE_CHECKING:
-    from megatron_core.config import PretrainConfig
+    from megatron_core.audit import Comparison
 
 AUDITED = STAGES[: STAGES.index("audit")]
 
 
 def audit(
     ours: Annotated[
-        Path | None, typer.Argument(help="Checkpoint, project folder or record of roots.")
+        Path | None,
+        typer.Argument(help="Checkpoint, folder of a run, project folder or record of roots."),
     ] = None,
     theirs: Annotated[Path | None, typer.Argument(help="What to compare it with.")] = None,
     params: Params = DEFAULT_PARAMS,
@@ -33,6 +34,14 @@ def audit(
     record: Annotated[
         Path | None, typer.Option("--record", help="Write this project's roots to a file.")
     ] = None,
+    replay: Annotated[
+        int | None,
+        typer.Option("--replay", metavar="STEP", help="Retrain pretrain from this checkpoint."),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", metavar="data=N", help="Ranks of the replay; one by default."),
+    ] = None,
 ) -> None:
     """Prove that the artifacts are what was recorded, or compare two of them.
 
@@ -40,19 +49,39 @@ def audit(
     checks that each stage was made from the inputs that are here, and retrains from the last
     checkpoint but one, on one rank, to show that the bits agree.
 
-    With two arguments: compares them by root and names the first stage, or the first tensor,
-    that differs, with the likely causes. Exit code 1 when they differ.
+    With two arguments: compares them by root and names the first stage, step, tensor, grid shard
+    and element that differ, as far as checkpoints and fingerprints tell, with the likely causes.
+    Exit code 1 when they differ, or when that cannot be determined.
+
+    With `--replay STEP`: retrains `pretrain` from its kept checkpoint of that step to the end, on
+    any `--layout`, and compares every recorded step and the final root. Writes no artifact.
     """
+    if layout is not None and replay is None:
+        raise ConfigError(f"audit --layout {layout}: goes with --replay STEP")
     if ours is not None:
         if theirs is None:
             raise ConfigError(f"audit {ours}: name a second one to compare it with")
-        _compare(ours, theirs)
+        from megatron_core.audit import compare
+
+        _show(compare(ours, theirs, AUDITED))
     elif record is not None:
         from megatron_core.audit import project_roots
 
         roots = project_roots(ARTIFACTS, AUDITED)
         roots.write(record)
         console.print(f"{len(roots.roots)} roots written to {record}")
+    elif replay is not None:
+        with stage_run(
+            "audit", params=params, overrides=overrides, dry_run=dry_run,
+            inputs=["pretrain", "tokenize"], layout=layout or "data=1", trains="pretrain",
+            keep=False,
+        ) as run:  # fmt: skip
+            found = retrain(run, replay)
+            if found is not None:
+                comparison, findings = found
+                if comparison.same:
+                    comparison = dataclasses.replace(comparison, verdict=findings["verdict"])
+                _show(comparison)
     else:
         with stage_run(
             "audit", params=params, overrides=overrides, dry_run=dry_run, inputs=AUDITED
@@ -60,12 +89,11 @@ def audit(
             _verify(run)
 
 
-def _compare(ours: Path, theirs: Path) -> None:
-    from megatron_core.audit import compare
-
-    comparison = compare(ours, theirs, AUDITED)
-    style = "bold green" if comparison.same else "bold red"
-    console.print(comparison.verdict, style=style, soft_wrap=True)
+def _show(comparison: Comparison) -> None:
+    styles = {True: "bold green", False: "bold red", None: "bold yellow"}
+    console.print(comparison.verdict, style=styles[comparison.same], markup=False, soft_wrap=True)
+    for detail in comparison.details:
+        console.print(f"  {detail}", markup=False, soft_wrap=True)
     for cause in comparison.causes:
         console.print(f"  likely cause: {cause}", markup=False, soft_wrap=True)
     if not comparison.same:
@@ -106,46 +134,16 @@ def _verify(run: StageRun) -> None:
 
 
 def _replay(run: StageRun) -> dict[str, Any] | None:
-    """Retrain the last steps of ``pretrain`` on one rank from the checkpoint before them."""
-    from megatron_core.audit import compare
-    from megatron_core.checkpoint import find_checkpoints, read_checkpoint
-
-    kept = find_checkpoints(run.input("pretrain") / "checkpoints")
-    if len(kept) < 2:
+    """Retrain the last steps of ``pretrain``, on one rank; None when one checkpoint is kept."""
+    found = retrain(run, None)
+    if found is None:
         return None
-    start, recorded = (read_checkpoint(path) for path in kept[-2:])
-    with tempfile.TemporaryDirectory() as folder:
-        config = run.recipe.pretrain.model_copy(update={"trackers": []})
-        path = _retrain(config, run, kept[-2], Path(folder))
-        comparison = compare(path, kept[-1], AUDITED)
-        if not comparison.same:
-            raise IntegrityError(
-                f"retraining steps {start.step + 1} to {recorded.step} gave other bits: "
-                f"{comparison.verdict}"
-                + "".join(f"\n  likely cause: {cause}" for cause in comparison.causes)
-            )
-        root = read_checkpoint(path).root
-    return {
-        "from_step": start.step,
-        "to_step": recorded.step,
-        "recorded_root": recorded.root,
-        "root": root,
-        "same": True,
-        "recorded_layout": recorded.layout,
-        "layout": {"data": 1},
-        "verdict": f"steps {start.step + 1} to {recorded.step} agree bit for bit",
-    }
-
-
-def _retrain(config: PretrainConfig, run: StageRun, start: Path, folder: Path) -> Path:
-    """Train from checkpoint ``start`` to the last step in ``folder``; the final checkpoint."""
-    from megatron_core.parallel.mesh import open_mesh
-    from megatron_core.trainer.assemble import pretraining
-
-    inputs = {"tokenize": run.input_roots["tokenize"]}
-    with open_mesh(run.layout, config.device, config.threads) as mesh:
-        trainer = pretraining(config, run.input("tokenize"), inputs, folder, mesh)
-        trainer.run.checkpoints.mkdir(parents=True)
-        shutil.copytree(start, trainer.run.checkpoints / start.name)
-        path, _ = trainer.train()
-    return path
+    comparison, findings = found
+    if not comparison.same:
+        raise IntegrityError(
+            f"retraining steps {findings['from_step'] + 1} to {findings['to_step']} gave other "
+            f"bits: {comparison.verdict}"
+            + "".join(f"\n  {detail}" for detail in comparison.details)
+            + "".join(f"\n  likely cause: {cause}" for cause in comparison.causes)
+        )
+    return findings

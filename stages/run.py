@@ -112,11 +112,15 @@ def stage_run(
     dry_run: bool,
     inputs: Sequence[str] = (),
     layout: str | None = None,
+    trains: str | None = None,
+    keep: bool = True,
 ) -> Iterator[StageRun]:
     """Run the body of stage ``name`` on the artifacts of ``inputs``.
 
-    A training stage gives its ``--layout``. When that is of several ranks the command first
-    becomes that many processes, which all run the body; only the first one's ``output`` is kept.
+    A training stage gives its ``--layout``, and ``trains`` if the trainings are those of another
+    section. When the layout is of several ranks the command first becomes that many processes,
+    which all run the body; only the first one's ``output`` is kept. With ``keep`` false none is,
+    and the artifact stays what it was.
 
     Raises:
         ReforgeError: the recipe is wrong, an input is missing or altered, or the disk refuses.
@@ -124,7 +128,7 @@ def stage_run(
     """
     recipe = load_recipe(params, overrides or ())
     section: Section = getattr(recipe, name)
-    chosen = _choose_layout(layout, name, recipe) if layout else Layout()
+    chosen = _choose_layout(layout, trains or name, recipe) if layout else Layout()
     if dry_run:
         _print_plan(name, section, inputs, chosen)
         raise typer.Exit
@@ -135,7 +139,7 @@ def stage_run(
         )
     started, clock = datetime.now(UTC), time.monotonic()
     artifact = ARTIFACTS / name
-    if not is_first_rank():
+    if not keep or not is_first_rank():
         with tempfile.TemporaryDirectory() as unused:
             yield StageRun(name, recipe, Path(unused), opened, chosen)
         return

@@ -20,7 +20,9 @@ HERE = Environment(
 )  # fmt: skip
 
 
-def project(folder: Path, texts: dict[str, str], environment: Environment = HERE) -> Path:
+def project(
+    folder: Path, texts: dict[str, str], environment: Environment = HERE, **recipe: object
+) -> Path:
     """A project whose stages each hold one text."""
     for i, (stage, text) in enumerate(texts.items()):
         artifact = folder / "artifacts" / stage
@@ -30,7 +32,7 @@ def project(folder: Path, texts: dict[str, str], environment: Environment = HERE
             command="x", started=f"2020-01-0{i + 1}T00:00:00+00:00", seconds=1.0, layout={},
             environment=environment,
         )  # fmt: skip
-        Manifest.of(artifact, stage=stage, inputs={}, recipe={}, record=record).write(
+        Manifest.of(artifact, stage=stage, inputs={}, recipe=recipe, record=record).write(
             manifest_path(artifact)
         )
     return folder
@@ -78,6 +80,20 @@ def test_without_another_cause_it_is_the_recipe(tmp_path: Path) -> None:
     assert "the recipe or the sources" in cause
 
 
+def test_the_recipe_is_the_likeliest_cause(tmp_path: Path) -> None:
+    there = HERE.model_copy(update={"cpu": "two"})
+    ours = project(tmp_path / "a", TEXTS, rules={"least": 40, "most": 9})
+    theirs = project(
+        tmp_path / "b", {**TEXTS, "curate": "B"}, there, rules={"least": 50, "more": 9}
+    )
+    assert compare(ours, theirs, STAGES).causes == [
+        "curate.rules.least: 40 here, 50 there",
+        "curate.rules.more: absent here, 9 there",
+        "curate.rules.most: 9 here, absent there",
+        "CPU: one here, two there",
+    ]
+
+
 def test_stages_that_one_lacks_are_not_compared(tmp_path: Path) -> None:
     ours = project(tmp_path / "a", TEXTS)
     theirs = project(tmp_path / "b", {"curate": "b", "tokenize": "t"})
@@ -90,7 +106,7 @@ def test_stages_that_one_lacks_are_not_compared(tmp_path: Path) -> None:
 def checkpoint(folder: Path, change: float = 0.0) -> Path:
     decoder = random_decoder(small_config())
     with torch.no_grad():
-        decoder.layers[1].ffn.up.weight[3, 4] += change  # type: ignore[union-attr,index,operator]
+        dict(decoder.named_parameters())["layers.1.ffn.up.weight.0"][3, 4] += change
     write_checkpoint(folder, decoder)
     return folder / "step-00000001"
 
@@ -103,15 +119,17 @@ def test_checkpoints(tmp_path: Path) -> None:
     found = compare(ours, checkpoint(tmp_path / "c", 0.5), STAGES)
     assert not found.same
     assert found.verdict.startswith(
-        "1 tensors differ; the first in name order is weights/layers.1.ffn.up.weight, in "
-        "1 elements, first at [3, 4]: "
+        "1 tensor differs; the first in name order is weights/layers.1.ffn.up.weight, in "
+        "1 element, first in grid shard 0 at [3, 4]: "
     )
-    assert found.causes == []
+    assert found.details == ["both ran on the layout data=1"]
+    (cause,) = found.causes
+    assert cause.startswith("nothing recorded of the recipe, the machines and the libraries")
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     ours = project(tmp_path / "a", TEXTS)
-    with pytest.raises(IntegrityError, match="cannot compare a checkpoint with a pipeline"):
+    with pytest.raises(IntegrityError, match="cannot compare a pipeline with a checkpoint"):
         compare(ours, checkpoint(tmp_path / "b"), STAGES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(IntegrityError, match="holds no manifest: run `dvc repro` first"):

@@ -92,9 +92,10 @@ def test_an_altered_manifest_is_found(tmp_path: Path) -> None:
 def test_an_altered_tensor_is_found(trained: Path) -> None:
     (file,) = trained.rglob("*.distcp")
     change_byte(file, file.stat().st_size // 2)
+    folder = trained / "checkpoints" / "step-00000001"
     assert audit_stage(trained).problems == [
         f"{file} was altered: its hash is not the recorded one",
-        f"{file} was altered: delete {file.parent} and resume from an earlier checkpoint",
+        f"{file} was altered: delete {folder} and resume from an earlier checkpoint",
     ]
 
 
