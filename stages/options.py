@@ -21,9 +21,11 @@ LayoutOption = Annotated[
     str,
     typer.Option(
         "--layout",
-        metavar="data=N",
+        metavar="data=N,tensor=N,…",
         envvar="REFORGE_LAYOUT",
-        help="Ranks to run on, or auto for as many as fit here; changes no bit of the result.",
+        help="Ranks of each dimension: data, tensor, context, pipeline, expert; with "
+        "`stages=N` (interleaved) or `schedule=zero_bubble` the order in the pipeline. "
+        "`auto` takes as many as fit here. It changes no bit of the result.",
     ),
 ]
 

@@ -31,7 +31,7 @@ class RunRecord(BaseModel):
     command: str
     started: str
     seconds: float
-    layout: dict[str, int]
+    layout: dict[str, int | str]
     environment: Environment
 
 

@@ -143,9 +143,13 @@ def _differences(there: Environment, home: Environment) -> list[str]:
     ]
 
 
-def in_words(layout: Mapping[str, int]) -> str:
+def in_words(layout: Mapping[str, int | str]) -> str:
     """As "4 data-parallel × 2 tensor-parallel ranks", or "one rank" when all degrees are 1."""
-    degrees = [f"{degree} {name}-parallel" for name, degree in layout.items() if degree > 1]
+    degrees = [
+        f"{degree} {name}-parallel"
+        for name, degree in layout.items()
+        if name in {"data", "tensor", "context", "pipeline"} and degree != 1
+    ]
     return f"{' × '.join(degrees)} ranks" if degrees else "one rank"
 
 
