@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ from megatron_core.errors import IntegrityError
 from tests.megatron_core.checkpoint.cuts import change_byte, save_alone, some_state
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint; not to be changed."""
+    path = tmp_path_factory.mktemp("stored") / "step-00000007"
+    save_alone(path, some_state())
+    return path
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    save_alone(tmp_path / "step-00000007", some_state())
-    return tmp_path / "step-00000007"
+def path(stored: Path, tmp_path: Path) -> Path:
+    """A copy of it to alter."""
+    return shutil.copytree(stored, tmp_path / stored.name)
 
 
 def without(d: dict[str, Any], key: str) -> dict[str, Any]:

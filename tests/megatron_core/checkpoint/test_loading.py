@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,6 @@ from tests.megatron_core.checkpoint.cuts import (
     cut,
     empty_state,
     same,
-    save_alone,
     some_state,
 )
 
@@ -51,10 +51,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A checkpoint to damage."""
-    save_alone(tmp_path / "step-00000007", some_state())
-    return tmp_path / "step-00000007"
+def path(stored: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage."""
+    return shutil.copytree(stored, tmp_path / stored.name)
 
 
 @settings(max_examples=12, deadline=None)
