@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from megatron_core.config import AdamW, Batch, Checkpoints, Grid, ModelConfig, PretrainConfig
 from megatron_core.config.training import Schedule
 from megatron_core.data.indexed import IndexedWriter
+
+# How long an example takes is the machine's matter.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
