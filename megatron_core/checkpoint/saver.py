@@ -61,7 +61,8 @@ class CheckpointSaver:
 
     The rest happens in a thread: every rank writes, syncs and hashes its own parts; the first
     combines the hashes, writes the description and gives the folder its name. It then exists
-    whole. Host memory for one copy of the rank's state is kept between saves.
+    whole. Host memory for one copy of the rank's state is kept between saves. As a context
+    manager it waits for the last save at the end of the block, also after an error.
 
     Args:
         group: A gloo group of all ranks that nothing else uses; None for one process.
@@ -142,6 +143,18 @@ class CheckpointSaver:
                     self._pending = None
         return self._last
 
+    def __enter__(self) -> CheckpointSaver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the last save end before the ranks part; beside another error its own is logged."""
+        try:
+            self.wait()
+        except ReforgeError as error:
+            if kind is None:
+                raise
+            logger.error("%s", error)
+
     def _write(self, job: _Save) -> Checkpoint:
         """Everything after the copy; on all ranks it succeeds or raises alike."""
         try:
@@ -194,12 +207,21 @@ class CheckpointSaver:
     def _finish(self, job: _Save, written: list[_Written]) -> Checkpoint:
         """On the first rank: describe the whole, give the folder its name, prune the older."""
         leaves, tensors = merge_digests([rank.digests for rank in written])
+        files = dict(
+            sorted((name, entry) for rank in written for name, entry in rank.files.items())
+        )
+        for name in files:
+            if not (job.staging / name).is_file():
+                raise IntegrityError(
+                    f"{name} is not in the folder of the first rank: train in a folder that all "
+                    "machines share"
+                )
         description = job.description
         checkpoint = Checkpoint(
             root=checkpoint_root(leaves, description["step"], description["scalars"]),
             leaves=leaves,
             tensors=tensors,
-            files=dict(sorted((name, e) for w in written for name, e in w.files.items())),
+            files=files,
             environment=Environment.current(),
             **description,
         ).sealed()

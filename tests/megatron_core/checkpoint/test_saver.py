@@ -180,6 +180,26 @@ def test_the_caller_goes_on_and_a_second_save_waits(
     assert same(loaded, state)
 
 
+def test_the_end_of_the_block_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = cut(some_state(), 0, 1)[0]
+    with CheckpointSaver(None) as saver:
+        begin(saver, tmp_path / "step-00000001", parts)
+    assert find_checkpoints(tmp_path) == [tmp_path / "step-00000001"]
+    with pytest.raises(ZeroDivisionError), CheckpointSaver(None) as saver:
+        begin(saver, tmp_path / "step-00000002", parts)
+        raise ZeroDivisionError
+    assert len(find_checkpoints(tmp_path)) == 2
+    with (
+        pytest.raises(ReforgeError, match="step-00000003 was not written"),
+        CheckpointSaver(None) as saver,
+    ):
+        begin(saver, tmp_path / "step-00000003", [*parts, *parts])
+    with pytest.raises(ZeroDivisionError), CheckpointSaver(None) as saver:
+        begin(saver, tmp_path / "step-00000003", [*parts, *parts])
+        raise ZeroDivisionError
+    assert "step-00000003 was not written" in caplog.text
+
+
 def test_buffers_of_another_save_do_not_get_in_the_way(tmp_path: Path) -> None:
     saver = CheckpointSaver(None)
     for step, seed in ((7, 0), (8, 0), (9, 5)):
@@ -230,6 +250,24 @@ def test_parts_that_are_no_cut_are_refused(change, message: str, tmp_path: Path)
         saver.wait()
     assert list(tmp_path.iterdir()) == []
     assert saver.wait() is None  # said once
+
+
+def save_apart(folder: Path) -> None:
+    """Each rank has a disk of its own under the same name."""
+    rank, ranks, group = join()
+    os.chdir(folder / str(rank))
+    saver = CheckpointSaver(group)
+    begin(saver, Path("step-00000001"), cut(some_state(), 3, ranks)[rank])
+    with pytest.raises(ReforgeError, match="in a folder that all machines share"):
+        saver.wait()
+    assert not list(Path().glob("step-*"))
+    dist.destroy_process_group()
+
+
+def test_disks_that_are_not_shared_are_refused(tmp_path: Path) -> None:
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    assert run_ranks(save_apart, 2, tmp_path) == [0, 0]
 
 
 def fail_on_one(folder: Path, full: int) -> None:
