@@ -101,7 +101,7 @@ def _artifacts(project: Path) -> Path:
 
 
 def _compare_checkpoints(ours: Path, theirs: Path) -> Comparison:
-    a, b = read_checkpoint(ours), read_checkpoint(theirs)
+    a, b = (read_checkpoint(path, verify=True) for path in (ours, theirs))
     if a.root == b.root:
         return Comparison(
             same=True, verdict=f"the same bits: both have root {a.root[:16]} at step {a.step}"

@@ -160,7 +160,7 @@ def record(artifact: Path) -> None:
 
 def test_a_damaged_checkpoint_is_not_passed_over(project: Path) -> None:
     folder = project / "artifacts/pretrain/checkpoints/step-00000001"
-    file = next(folder.glob("*.distcp"))
+    file = next((folder / "weights").glob("*.distcp"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
