@@ -89,6 +89,8 @@ def compare_runs(ours: Path, theirs: Path) -> Comparison:
         return _logs_alone(a, b, common, logs.divergence)
     if common:
         last = common[-1]
+        for run in (a, b):  # nothing was loaded, so nothing else would notice altered files
+            read_checkpoint(run.checkpoint(last), verify=True)
         return Comparison(
             same=True,
             verdict=f"the same bits: both have root {a.kept[last].root[:16]} at step {last}",

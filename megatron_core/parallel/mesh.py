@@ -14,6 +14,7 @@ from megatron_core.collectives import ContextSpan, Span
 from megatron_core.config import Grid
 from megatron_core.errors import ReforgeError
 from megatron_core.parallel.layout import Layout
+from megatron_core.parallel.rendezvous import join_ranks
 
 # The axes of the ranks, slowest first: neighbours share a tensor. ``expert`` is the inner part of
 # the data dimension.
@@ -129,7 +130,7 @@ def open_mesh(layout: Layout, device: str, threads: int) -> Iterator[Mesh]:
     if layout.ranks == 1:
         yield Mesh(layout, 0, here)
         return
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    join_ranks("nccl" if device == "cuda" else "gloo")
     try:
         yield Mesh(layout, dist.get_rank(), here, _open_groups(layout))
     finally:

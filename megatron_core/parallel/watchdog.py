@@ -18,12 +18,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol, Self
+from typing import NoReturn, Self
 
-import torch.distributed as dist
+from megatron_core.parallel.rendezvous import Store, private_store
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +55,6 @@ class Report:
     host: str
 
 
-class Store(Protocol):
-    """The part of ``torch.distributed.Store`` that reports go over."""
-
-    def add(self, key: str, amount: int) -> int: ...
-
-    def set(self, key: str, value: str) -> None: ...
-
-    def check(self, keys: list[str]) -> bool: ...
-
-    def multi_get(self, keys: list[str]) -> list[bytes]: ...
-
-
 class Watchdog:
     """Ends this process when no step has ended for ``hang_after`` seconds.
 
@@ -87,16 +74,10 @@ class Watchdog:
 
     @classmethod
     def join(cls, rank: int, ranks: int, hang_after: float) -> Watchdog:
-        """One over a connection of its own to the store of the ranks that have joined."""
+        """One over the store of the launcher; all ranks call it."""
         if ranks == 1:
             return cls(None, rank, ranks, hang_after)
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-            timeout=timedelta(seconds=60),
-        )  # fmt: skip
-        # The store outlives the ranks when a launcher restarts them.
-        prefix = f"watchdog/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        return cls(dist.PrefixStore(prefix, store), rank, ranks, hang_after)  # type: ignore[attr-defined]
+        return cls(private_store("watchdog", rank, ranks), rank, ranks, hang_after)
 
     def __enter__(self) -> Self:
         self.beat(self._step)

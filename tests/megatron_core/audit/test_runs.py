@@ -254,6 +254,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         compare_runs(ours, theirs)
 
 
+def test_an_altered_checkpoint_is_not_the_same(tmp_path: Path) -> None:
+    ours, theirs = (write_run(tmp_path / name, {2: 0, 4: 0}) for name in "ab")
+    file = next((theirs / "checkpoints/step-00000004").rglob("*.distcp"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(IntegrityError, match=r"b/checkpoints/step-00000004.* was altered"):
+        compare_runs(ours, theirs)
+
+
 def test_where_a_replay_starts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", {2: 0, 4: 0, 12: 0})
     assert start_of_replay(run, None) == run / "checkpoints/step-00000004"
