@@ -22,7 +22,7 @@ from megatron_core.model import Place, Share, parameter_shards
 from megatron_core.model.experts import Experts
 from tests.ranks import run_ranks
 
-HIDDEN, COUNT, BATCH = 12, 4, 3
+HIDDEN, COUNT, BATCH, LENGTH = 12, 4, 3, 16
 SCALE, PREDICTIONS = 8.0, 0.5
 
 
@@ -84,15 +84,16 @@ def dense(config: ModelConfig, weights: dict[str, Tensor], x: Tensor) -> tuple[T
     return result, experts.balance_loss * balance + experts.z_loss * z
 
 
-def whole_gradients(layer: Experts) -> dict[str, Tensor]:
-    """Gradients by tensor, shards put together."""
+def whole(layer: Experts, *, gradients: bool = False) -> dict[str, Tensor]:
+    """Weights or gradients by tensor, shards put together."""
     parts: dict[str, list[Tensor]] = defaultdict(list)
     axes = {}
     for shard in parameter_shards(layer):
-        assert shard.parameter.grad is not None
-        parts[shard.place.tensor].append(shard.parameter.grad)
+        found = shard.parameter.grad if gradients else shard.parameter.detach()
+        assert found is not None
+        parts[shard.place.tensor].append(found)
         axes[shard.place.tensor] = shard.place.axis or 0
-    return {name: torch.cat(grads, dim=axes[name]) for name, grads in parts.items()}
+    return {name: torch.cat(found, dim=axes[name]) for name, found in parts.items()}
 
 
 CASES = {
@@ -107,61 +108,68 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def run(
+    case: str, dtype: torch.dtype, recompute: bool = False
+) -> tuple[Experts, Tensor, Tensor, dict[str, Tensor]]:
+    """The layer on one rank, its result and the gradients of input and weights by tensor."""
+    tensor, context, changes = CASES[case]
+    share = Share(tensor=Span(tensor), context=ContextSpan(context))
+    layer = build(config_for(**changes), share, dtype)
+    x = inputs(dtype).requires_grad_()
+    chunks = [x.chunk(context)[c] for c in share.context.chunks]
+    places = [Place(c, scale=SCALE, predictions=PREDICTIONS) for c in share.context.chunks]
+    if recompute:
+        results = checkpoint(layer, chunks, places, use_reentrant=False)
+    else:
+        results = layer(chunks, places)
+    leaves = [upstream(dtype).chunk(context)[c] for c in share.context.chunks]
+    torch.autograd.backward(results, leaves)
+    result = torch.cat([results[share.context.leaf(c)] for c in range(context)])
+    assert x.grad is not None
+    return layer, result.detach(), x.grad, whole(layer, gradients=True)
+
+
+def inputs(dtype: torch.dtype) -> Tensor:
+    return normal(LENGTH, BATCH, HIDDEN, seed=100).to(dtype)
+
+
+def upstream(dtype: torch.dtype) -> Tensor:
+    return normal(LENGTH, BATCH, HIDDEN, seed=101).to(dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_dense_layer(case: str, dtype: torch.dtype, recompute: bool) -> None:
-    tensor, context, changes = CASES[case]
-    config = config_for(**changes)
-    share = Share(tensor=Span(tensor), context=ContextSpan(context))
-    layer = build(config, share, dtype)
-    length = 16
-    inputs = normal(length, BATCH, HIDDEN, seed=100).to(dtype)
-    upstream = normal(length, BATCH, HIDDEN, seed=101).to(dtype)
-    ours = inputs.clone().requires_grad_()
-    chunks = [ours.chunk(context)[c] for c in share.context.chunks]
-    places = [Place(c, scale=SCALE, predictions=PREDICTIONS) for c in share.context.chunks]
-    results = (
-        checkpoint(layer, chunks, places, use_reentrant=False)
-        if recompute
-        else layer(chunks, places)
-    )
-    torch.autograd.backward(results, [upstream.chunk(context)[c] for c in share.context.chunks])
-
-    exact = inputs.double().requires_grad_()
-    weights = {
-        shard.place.tensor: torch.cat(
-            [
-                s.parameter.detach()
-                for s in parameter_shards(layer)
-                if s.place.tensor == shard.place.tensor
-            ],
-            dim=shard.place.axis or 0,
-        )
-        .double()
-        .requires_grad_()
-        for shard in parameter_shards(layer)
-    }
+def test_it_is_the_dense_layer(case: str, dtype: torch.dtype) -> None:
+    layer, result, gradient, gradients = run(case, dtype)
+    exact = inputs(dtype).double().requires_grad_()
+    weights = {name: w.double().requires_grad_() for name, w in whole(layer).items()}
+    config = config_for(**CASES[case][2])
     expected, losses = dense(config, weights, exact.flatten(0, 1))
-    ((expected * upstream.double().flatten(0, 1)).sum() + SCALE * PREDICTIONS * losses).backward()
+    model_loss = (expected * upstream(dtype).double().flatten(0, 1)).sum()
+    (model_loss + SCALE * PREDICTIONS * losses).backward()
 
     tolerance = 2e-5 if dtype == torch.float32 else 4e-2
-    result = torch.cat([results[share.context.leaf(c)] for c in range(context)])
 
-    def close(found: Tensor, wanted: Tensor) -> None:
+    def close(found: Tensor, wanted: Tensor | None) -> None:
+        assert wanted is not None
         assert found.dtype == dtype
         limit = tolerance * float(wanted.abs().max())
         torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=limit)
 
-    close(result, expected.detach().view(length, BATCH, HIDDEN))
-    assert ours.grad is not None
-    assert exact.grad is not None
-    close(ours.grad, exact.grad)
-    gradients = whole_gradients(layer)
+    close(result, expected.detach().view(result.shape))
+    close(gradient, exact.grad)
     assert gradients.keys() == weights.keys() == shapes(config).keys()
     for name, weight in weights.items():
-        assert weight.grad is not None
         close(gradients[name], weight.grad)
+
+
+@pytest.mark.parametrize("case", ["plain", "both"])
+def test_recomputed_activations_change_no_bit(case: str) -> None:
+    _, *kept, weights = run(case, torch.float32)
+    _, *again, same = run(case, torch.float32, recompute=True)
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+    assert weights.keys() == same.keys()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
 class Ledger:
@@ -191,21 +199,20 @@ def step(
 ) -> tuple[dict[int, Tensor], dict[int, Tensor], list[Ledger]]:
     """Forward and backward of one microbatch: results and input gradients by chunk, leaves."""
     span, context = share.tensor, share.context
-    length = 16
-    inputs = normal(length, BATCH, HIDDEN, seed=200 + microbatch).to(dtype)
-    upstream = normal(length, BATCH, HIDDEN, seed=300 + microbatch).to(dtype)
+    x = normal(LENGTH, BATCH, HIDDEN, seed=200 + microbatch).to(dtype)
+    weight = normal(LENGTH, BATCH, HIDDEN, seed=300 + microbatch).to(dtype)
 
     def local(x: Tensor, chunk: int) -> Tensor:
         return x.chunk(context.shards)[chunk].chunk(span.ranks)[span.rank]
 
-    chunks = [local(inputs, c).clone().requires_grad_() for c in context.chunks]
+    chunks = [local(x, c).clone().requires_grad_() for c in context.chunks]
     leaves = [Ledger(layer) for _ in chunks]
     places = [
         Place(c, leaf, None, SCALE, PREDICTIONS)
         for c, leaf in zip(context.chunks, leaves, strict=True)
     ]
     results = layer(chunks, places)
-    torch.autograd.backward(results, [local(upstream, c) for c in context.chunks])
+    torch.autograd.backward(results, [local(weight, c) for c in context.chunks])
     gradients = [x.grad for x in chunks]
     assert None not in gradients
     return (
@@ -220,6 +227,7 @@ GRID = (4, 2)  # tensor shards and context chunks
 
 def work(folder: Path, degrees: Sequence[int], dtype: torch.dtype) -> None:
     """As one of the ranks: compute its share and write it down."""
+    torch.set_num_threads(1)
     expert, context, tensor = degrees
     ranks = expert * context * tensor
     rank = 0
@@ -290,9 +298,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, dict[st
     ("degrees", "dtype"),
     [
         ((2, 1, 1), torch.float32),
-        ((1, 2, 1), torch.float32),
         ((1, 1, 4), torch.float32),
-        ((2, 1, 2), torch.float32),
         ((2, 2, 2), torch.float32),
         ((2, 2, 2), torch.bfloat16),
     ],
