@@ -46,18 +46,11 @@ def stop_the_store(rank: int, step: int) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def never_come(rank: int, step: int) -> None:
-    """A rank stops before it has joined the watch."""
-    if (rank, step) == (2, 0):
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-
 def train(fault: Callable[[int, int], None], folder: Path) -> None:
     """Ten steps of exchanges on this rank, with a fault somewhere; what it says is kept."""
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     keep_errors(folder / f"{rank}.log")
-    fault(rank, 0)
     with Watchdog.join(rank, ranks, HANG_AFTER) as watchdog:
         for step in range(1, 11):
             fault(rank, step)
@@ -115,11 +108,6 @@ def test_ranks_that_wait_for_each_other(tmp_path: Path) -> None:
     assert said.startswith("all ranks wait for each other: no step for ")
     assert said.count("test_watchdog.py:") == 3
     assert said.count("\n") == 1
-
-
-def test_a_rank_that_never_came(tmp_path: Path) -> None:
-    said = run(never_come, tmp_path, hung={2})
-    assert re.fullmatch(rf"rank 2 is missing: never seen{SUFFIX}", said)
 
 
 def test_a_store_that_does_not_answer(tmp_path: Path) -> None:
@@ -196,6 +184,12 @@ def test_who_is_to_blame(changes: dict[int, dict[str, object]], sentence: str) -
     after = {rank: report(**changes.get(rank, {})) for rank in range(4)}
     said = judge(before, after, 4)
     assert re.fullmatch(sentence, said), said
+
+
+def test_a_rank_that_was_never_seen_is_missing() -> None:
+    before = {rank: report(count=8) for rank in range(3)}
+    after = {rank: report() for rank in range(3)}
+    assert judge(before, after, 4) == "rank 3 is missing: never seen"
 
 
 def test_many_missing_ranks_are_counted() -> None:
