@@ -78,6 +78,7 @@ class Trainer:
         with (
             Interrupts() as interrupts,
             Watchdog.join(self.mesh.rank, ranks, hang_after) as watchdog,
+            self.saver,
             progress_bar(*columns, shown=self.mesh.is_first) as bar,
         ):
             task = bar.add_task(
@@ -219,7 +220,7 @@ class Trainer:
         )
 
     def _give_up(self) -> None:
-        self.saver.wait()
+        self.saver.wait()  # what was saved is said to be only when it is
         raise Interrupted(
             f"asked to end, saved step {self.step} of {self.config.steps}: run the same command "
             "again to continue"
