@@ -85,4 +85,4 @@ def _place(start: Path, trainer: Trainer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         trainer.run.checkpoints.mkdir(parents=True)
         (trainer.run.checkpoints / start.name).symlink_to(start.absolute())
-    trainer.engine.any_rank(False)
+    mesh.any(False)

@@ -62,8 +62,8 @@ class Bucket:
     Attributes:
         layout: Where each shard, named ``tensor/shard``, lies.
         weights: What the model computes from, ``[n]`` in the dtype of the recipe.
-        state: Main weights and moments of the cut this rank owns; None for a tied copy.
-        gradient: Of the owned cut, fp32, after ``finish``.
+        state: Main weights and moments of the cut this rank owns; empty for a tied copy.
+        gradient: Of the owned cut, fp32, from the end of one backward pass to the next.
     """
 
     def __init__(
@@ -87,22 +87,20 @@ class Bucket:
             if owner is None
             else owner.weights
         )
-        self.gradient: Tensor | None = None
-        self.state: AdamWState | None = None
-        if not tied:
-            # fp32 weights are their own main weights; lower precisions keep an fp32 copy.
-            main = self.weights[self.own] if dtype == torch.float32 else torch.zeros(
-                self.own.stop - self.own.start, device=device
-            )  # fmt: skip
-            cut = min(max(self.layout.decayed - self.own.start, 0), len(main))
-            self.state = AdamWState(main, cut)
+        self.gradient = torch.empty(0, device=device)
+        # fp32 weights are their own main weights; lower precisions keep an fp32 copy.
+        main = self.weights[self.own]
+        if dtype != torch.float32:
+            main = torch.zeros(main.numel(), device=device)
+        decayed = min(max(self.layout.decayed - self.own.start, 0), main.numel())
+        self.state = AdamWState(main[:0] if tied else main, decayed)
 
     def adopt(self) -> None:
         """Move the parameters' values into the buffers and let the model compute from there."""
         whole = torch.zeros(self.layout.size, device=self.weights.device)
         for shard, initial in zip(self.shards, self.in_order(whole), strict=True):
             initial.copy_(shard.parameter.data)
-        if self.state is not None:
+        if not self.tied:
             self.state.weights.copy_(whole[self.own])
         self.weights.copy_(whole)
         for shard, view in zip(self.shards, self.in_order(self.weights), strict=True):
@@ -121,7 +119,7 @@ class Bucket:
     def publish(self) -> None:
         """Give every replica the owned cut of the main weights, in the model's dtype."""
         mine = self.weights[self.own]
-        if self.state is not None and mine.data_ptr() != self.state.weights.data_ptr():
+        if not self.tied and mine.dtype != torch.float32:
             mine.copy_(self.state.weights)
         share_cuts(self.weights, self.bounds, self.replicas.owners, self.replicas.group)
 
@@ -156,7 +154,6 @@ class BucketGradient:
 
     def begin(self) -> None:
         """Forget the last step."""
-        self.bucket.gradient = None
         self._left = dict.fromkeys(self.shards, self.uses)
         trees = 1 if self.tensor is not None else self.variants
         self._trees = [TreeAccumulator() for _ in range(trees)]
@@ -219,34 +216,39 @@ def make_buckets(
     dtype: torch.dtype,
     megabytes: float,
 ) -> list[Bucket]:
-    """Buckets of at most ``megabytes`` of fp32, in the order in which gradients are complete.
+    """Buckets in the order in which their gradients are complete.
 
-    Replicated tensors whose slices give gradients apart, experts, and tied tensors with their
-    owners have buckets of their own.
+    Each is of at most ``megabytes`` of fp32, or a single larger shard. Replicated tensors whose
+    slices give gradients apart, experts, and tied tensors and their owners have buckets of their
+    own.
     """
     limit = megabytes * 2**20 / 4
     groups: list[list[ParameterShard]] = []
-    kinds: list[object] = []
+    open_groups: dict[object, list[ParameterShard]] = {}
     for shard in reversed(list(shards)):
         alone = shard.place.tensor in {*tied, *tied.values()}
         sliced = shard.place.sliced and tensor.shards > 1
         kind = shard.place.tensor if alone else (shard.place.expert, sliced)
-        place = next((i for i in reversed(range(len(kinds))) if kinds[i] == kind), None)
-        full = place is not None and sum(s.parameter.numel() for s in groups[place]) > limit
-        if place is None or (full and not alone):
-            groups.append([])
-            kinds.append(kind)
-            place = len(groups) - 1
-        groups[place].append(shard)
+        group = open_groups.get(kind)
+        if group is None or (not alone and _elements([*group, shard]) > limit):
+            group = open_groups[kind] = []
+            groups.append(group)
+        group.append(shard)
     replicas = {flag: Replicas.of(mesh, context, expert=flag) for flag in (False, True)}
-    buckets: dict[str, Bucket] = {}
-    for group in sorted(groups, key=lambda group: group[0].place.tensor in tied):
-        name = group[0].place.tensor
-        buckets[name] = Bucket(
-            group, replicas[group[0].place.expert], dtype=dtype, device=mesh.device,
-            tied=name in tied, owner=buckets.get(tied.get(name, "")),
+    owners: dict[str, Bucket] = {}
+    buckets: dict[int, Bucket] = {}
+    # Owners first, so that a tied copy finds its own.
+    for number, group in sorted(enumerate(groups), key=lambda g: g[1][0].place.tensor in tied):
+        one = group[0].place
+        buckets[number] = owners[one.tensor] = Bucket(
+            group, replicas[one.expert], dtype=dtype, device=mesh.device,
+            tied=one.tensor in tied, owner=owners.get(tied.get(one.tensor, "")),
         )  # fmt: skip
-    return [buckets[group[0].place.tensor] for group in groups]
+    return [buckets[number] for number in range(len(groups))]
+
+
+def _elements(shards: Iterable[ParameterShard]) -> int:
+    return sum(shard.parameter.numel() for shard in shards)
 
 
 def parameter_places(buckets: Sequence[Bucket]) -> dict[nn.Parameter, tuple[int, int]]:

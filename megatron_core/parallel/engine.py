@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kernels.squared_norm import squared_norm
-from megatron_core.collectives import merge, peers, tree_sum
+from megatron_core.collectives import peers, tree_sum
 from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
     Classifier,
@@ -25,6 +23,7 @@ from megatron_core.model import (
 )
 from megatron_core.parallel.bucket import Bucket, make_buckets
 from megatron_core.parallel.gradients import ChunkLeaf, StepGradients
+from megatron_core.parallel.measure import Measured, measure, speaks_for
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.parallel.pipeline import Microbatch, Pipeline
 from megatron_core.parallel.schedule import forward_actions, pipeline_actions, stage_layers
@@ -47,31 +46,6 @@ class Batch:
     targets: Tensor
     count: int
     by_position: bool = True
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What all ranks know of a gradient.
-
-    Attributes:
-        squares: Squared norm of each grid shard's gradient, by ``tensor/shard`` in order.
-        gradients: Checksum of the gradient's bits; empty unless asked for.
-        weights: Checksum of the main weights' bits; empty unless asked for.
-    """
-
-    squares: dict[str, float]
-    gradients: list[int]
-    weights: list[int]
-
-    @property
-    def norm(self) -> float:
-        """The global norm: squares added in the order of the names."""
-        return math.sqrt(sum(self.squares.values()))
-
-    @property
-    def nonfinite(self) -> list[str]:
-        """Grid shards whose gradient holds an infinity or no number."""
-        return [name for name, square in self.squares.items() if not math.isfinite(square)]
 
 
 @dataclass(frozen=True)
@@ -190,7 +164,7 @@ class Engine:
         self._add_tied()
         total, count = self._total(losses, counts, self.config.grid.data, self.owned_shards)
         for bucket in self._owned():
-            bucket.gradient.div_(count * scale)  # type: ignore[union-attr]
+            bucket.gradient.div_(count * scale)
         return total / count, count
 
     def heldout(self, batches: Sequence[Callable[[], Batch]]) -> tuple[float, int]:
@@ -253,18 +227,9 @@ class Engine:
                         table[shard, number] = sum(float(losses[k][leaf]) for k in part)
                 if place["pipeline"] == 0 and place["context"] == 0:
                     table[shard, chunks] = sum(counts[k] for k in part)
-        table = self._merge(table)
+        table = self.mesh.merge(table)
         total = tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks]])
         return total, int(table[:, chunks].sum())
-
-    def any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on some rank."""
-        return bool(self._merge(torch.tensor([int(flag)]))[0])
-
-    def _merge(self, numbers: Tensor) -> Tensor:
-        if self.mesh.layout.ranks == 1:
-            return numbers
-        return merge(numbers.to(self.mesh.device), dist.group.WORLD).cpu()
 
     # Tied weights
 
@@ -277,10 +242,10 @@ class Engine:
         """Add the gradient of each tied copy, which had sums of its own, to its owner's."""
         for owner, copy in self._tied_buckets():
             if owner is not None and copy is not None:
-                owner.gradient.add_(copy.gradient)  # type: ignore[union-attr,arg-type]
-            elif copy is not None and copy.gradient is not None:
+                owner.gradient.add_(copy.gradient)
+            elif copy is not None:
                 self._send(copy.gradient, 0)
-            elif owner is not None and owner.gradient is not None:
+            elif owner is not None:
                 received = torch.empty_like(owner.gradient)
                 self._receive(received, self.mesh.layout.pipeline - 1)
                 owner.gradient.add_(received)
@@ -304,65 +269,21 @@ class Engine:
 
     # What the gradient is like
 
+    def measure(self, *, checksums: bool) -> Measured:
+        """Squared norms of the gradient, and checksums of gradient and weights, everywhere."""
+        return measure(self._owned(), self.catalogue, self.mesh, checksums=checksums)
+
     def _owned(self) -> list[Bucket]:
         """Buckets with state; replicated tensors on every tensor rank."""
-        return [bucket for bucket in self.buckets if bucket.state is not None]
-
-    def _speaks_for(self, shard: GridShard) -> bool:
-        """Whether this rank speaks for ``shard`` among the tensor ranks."""
-        return shard.axis is not None or self.mesh.coordinates["tensor"] == 0
-
-    def measure(self, *, checksums: bool) -> Measured:
-        """Squared norms of the gradient, and checksums of gradient and weights, everywhere.
-
-        A shard's square is the sum of its blocks' in order; blocks lie with their owners.
-        """
-        squares = torch.zeros(len(self.catalogue), dtype=torch.float64)
-        sums = torch.zeros(2, len(self.catalogue), dtype=torch.int64)
-        places = {key: i for i, key in enumerate(self.catalogue)}
-        for bucket in self._owned():
-            blocks = list(bucket.layout.blocks())
-            numbers = merge(self._block_squares(bucket, len(blocks)), bucket.replicas.group).cpu()
-            speaks = bucket.replicas.own == 0
-            for block, square in zip(blocks, numbers.tolist(), strict=True):
-                if speaks and self._speaks_for(self.catalogue[block.name]):
-                    squares[places[block.name]] += square
-            if checksums:
-                self._checksums(bucket, sums, places)
-        squares = self._merge(squares)
-        if checksums:
-            sums = self._merge(sums)
-        gradients, weights = sums.tolist() if checksums else ([], [])
-        return Measured(dict(zip(places, squares.tolist(), strict=True)), gradients, weights)
-
-    def _block_squares(self, bucket: Bucket, blocks: int) -> Tensor:
-        """``[blocks]`` fp64, filled where this rank owns the block."""
-        found = torch.zeros(blocks, dtype=torch.float64, device=self.mesh.device)
-        for i, block in enumerate(bucket.layout.blocks()):
-            if bucket.own.start <= block.start < bucket.own.stop:
-                here = slice(block.start - bucket.own.start, block.stop - bucket.own.start)
-                found[i] = squared_norm(bucket.gradient[here])  # type: ignore[index]
-        return found
-
-    def _checksums(self, bucket: Bucket, sums: Tensor, places: Mapping[str, int]) -> None:
-        """Add the wrapping integer sums of the bits that this rank owns."""
-        for run in bucket.runs:
-            if self._speaks_for(self.catalogue[run.name]):
-                here = slice(run.start, run.stop)
-                for row, buffer in enumerate((bucket.gradient, bucket.state.weights)):  # type: ignore[union-attr]
-                    bits = buffer[here].view(torch.int32)  # type: ignore[index]
-                    sums[row, places[run.name]] += int(bits.sum(dtype=torch.int64))
+        return [bucket for bucket in self.buckets if not bucket.tied]
 
     # The update
 
     def update(self, *, step: int, rate: float, coefficient: float) -> None:
         """Clip by ``coefficient`` and take one step of AdamW; every replica gets the weights."""
         for bucket in self._owned():
-            gradient = bucket.gradient
-            assert gradient is not None and bucket.state is not None
-            gradient.mul_(coefficient)
-            bucket.state.update(gradient, step=step, rate=rate, config=self.config.optimizer)
-            bucket.gradient = None
+            bucket.gradient.mul_(coefficient)
+            bucket.state.update(bucket.gradient, step=step, rate=rate, config=self.config.optimizer)
         self.publish()
 
     def publish(self) -> None:
@@ -378,10 +299,9 @@ class Engine:
         """
         found = []
         for bucket in self._owned():
-            assert bucket.state is not None
             for run in bucket.runs:
                 shard = self.catalogue[run.name]
-                if not (replicated or self._speaks_for(shard)):
+                if not (replicated or speaks_for(self.mesh, shard)):
                     continue
                 for kind in ("weights", "first", "second"):
                     view = getattr(bucket.state, kind)[run.start : run.stop]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from megatron_core.collectives import ContextSpan, Span
+from megatron_core.collectives import ContextSpan, Span, merge
 from megatron_core.config import Grid
 from megatron_core.errors import ReforgeError
 from megatron_core.parallel.layout import Layout
@@ -78,6 +79,16 @@ class Mesh:
     def owned_shards(self, grid_data: int) -> range:
         """The aligned block of data shards this rank computes."""
         return Span(grid_data, self.layout.data, self.data_rank).local
+
+    def merge(self, numbers: Tensor) -> Tensor:
+        """Put together CPU ``numbers`` of which each of all ranks filled some."""
+        if self.layout.ranks == 1:
+            return numbers
+        return merge(numbers.to(self.device), dist.group.WORLD).cpu()
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on some rank."""
+        return bool(self.merge(torch.tensor([int(flag)]))[0])
 
     def tensor(self, grid: Grid) -> Span:
         """The tensor shards of ``grid`` seen from here."""

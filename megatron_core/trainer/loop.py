@@ -22,8 +22,9 @@ from megatron_core.identity import Environment, likely_causes
 from megatron_core.identity.fingerprints import FingerprintLog
 from megatron_core.optimizer import clip_coefficient, learning_rate
 from megatron_core.optimizer.scaling import LossScaler
-from megatron_core.parallel.engine import Engine, Measured
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.interrupts import Interrupts
+from megatron_core.parallel.measure import Measured
 from megatron_core.parallel.watchdog import Watchdog
 from megatron_core.progress import progress_bar
 from megatron_core.trainer.objective import Objective
@@ -98,7 +99,7 @@ class Trainer:
                 bar.update(
                     task, completed=self.step, loss=record["loss"], rate=self.tokens_per_second
                 )
-                stop = self.engine.any_rank(interrupts.requested)
+                stop = self.mesh.any(interrupts.requested)
                 if stop or self._checkpoint_due():
                     self._save()
                 if stop and self.step < self.config.steps:
