@@ -1,97 +1,146 @@
-"""The promise: same recipe, same root, whatever the layout and however often it is killed."""
+"""The promise: same recipe, same bits, whatever the layout and however often it is killed."""
 
 from __future__ import annotations
 
-import os
-import signal
+import json
+import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from megatron_core.checkpoint import first_difference, last_checkpoint
-from megatron_core.config import AdamW, PretrainConfig
-from megatron_core.parallel.launch import joined_ranks
-from megatron_core.parallel.layout import Layout
-from megatron_core.parallel.mesh import open_mesh
-from megatron_core.trainer.assemble import pretraining
-from tests.conftest import tiny_recipe
-from tests.ranks import run_ranks
+from megatron_core.checkpoint import first_difference
+from megatron_core.config import AdamW, LossScale, PretrainConfig
+from tests.recipes import FAMILIES, recipe
+from tests.trainings import Trained, train
 
+Alone = Callable[..., Trained]
 
-def work(tokens: Path, folder: Path, recipe: PretrainConfig, kill_at: int) -> None:
-    """Train as one of the ranks that joined; the last of them dies at ``kill_at``."""
-    layout = Layout(data=joined_ranks() or 1)
-    with open_mesh(layout, recipe.device, recipe.threads) as mesh:
-        trainer = pretraining(recipe, tokens, {}, folder, mesh)
-        take_step = trainer._train_step
-
-        def train_step() -> dict[str, Any]:
-            if trainer.step + 1 == kill_at and mesh.rank == layout.ranks - 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return take_step()
-
-        trainer._train_step = train_step  # type: ignore[method-assign]
-        trainer.train()
-
-
-def train(
-    tokens: Path, folder: Path, config: PretrainConfig, ranks: int = 1, kill_at: int = 0
-) -> bool:
-    """Train on ``ranks`` ranks; whether all of them succeeded."""
-    return run_ranks(work, ranks, tokens, folder, config, kill_at) == [0] * ranks
-
-
-def root(folder: Path) -> str:
-    (run,) = folder.glob("pretrain-*")
-    found = last_checkpoint(run / "checkpoints")
-    assert found is not None
-    assert found[1].step == 8
-    return found[1].root
+# Stages of three layers are uneven, and so are the tensors of the buckets.
+LAYOUTS = [
+    *((family, "data=2,pipeline=2") for family in FAMILIES),
+    *((family, "tensor=2,context=2") for family in FAMILIES),
+    ("decoder", "data=2,tensor=2,context=2"),
+    ("decoder", "data=4"),
+    ("decoder", "tensor=2"),
+    ("decoder", "context=2"),
+    ("decoder", "pipeline=3"),
+    ("decoder", "pipeline=2,schedule=zero_bubble"),
+    ("untied", "pipeline=3,data=2,schedule=zero_bubble"),
+    ("experts", "data=4,expert=2"),
+    ("experts", "data=2,expert=2,tensor=2,pipeline=2"),
+    ("experts", "pipeline=2,context=2,schedule=zero_bubble"),
+]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run every other one is compared with."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    assert train(tokens, folder, tiny_recipe())
-    return folder
+def alone(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """The run of a recipe on one rank, which all other layouts are compared with."""
+    known: dict[str, Trained] = {}
+
+    def trained(config: PretrainConfig) -> Trained:
+        name = config.model_dump_json()
+        if name not in known:
+            known[name] = Trained(tmp_path_factory.mktemp("alone"))
+            assert train(tokens, known[name].folder, config)
+        return known[name]
+
+    return trained
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+def assert_same(ours: Trained, theirs: Trained) -> None:
+    """Every number of every step: losses, norms, gradients, weights and moments."""
+    assert ours.divergence(theirs) is None
+    assert ours.steps == theirs.steps
+    assert ours.roots == theirs.roots
+
+
+@pytest.mark.parametrize(("family", "layout"), LAYOUTS)
 def test_layouts_agree(
-    ranks: int, tokens: Path, tiny: PretrainConfig, uninterrupted: Path, tmp_path: Path
+    family: str, layout: str, alone: Alone, tokens: Path, tmp_path: Path
 ) -> None:
-    assert train(tokens, tmp_path, tiny, ranks)
-    assert root(tmp_path) == root(uninterrupted)
+    config = recipe(family)
+    assert train(tokens, tmp_path, config, layout)
+    assert_same(Trained(tmp_path), alone(config))
 
 
-@pytest.mark.parametrize(("killed_on", "resumed_on"), [(1, 1), (1, 2), (2, 1)])
-def test_killed_and_resumed(
-    killed_on: int, resumed_on: int, tokens: Path, tiny: PretrainConfig, uninterrupted: Path,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    assert not train(tokens, tmp_path, tiny, killed_on, kill_at=6)
-    (run,) = tmp_path.glob("pretrain-*")
-    assert [p.name for p in (run / "checkpoints").glob("step-*")] == ["step-00000003"]
-    assert train(tokens, tmp_path, tiny, resumed_on)
-    assert root(tmp_path) == root(uninterrupted)
-    ours = (run / "steps.jsonl").read_text()
-    theirs = next(uninterrupted.glob("pretrain-*/steps.jsonl")).read_text()
-    assert ours == theirs
+def test_interleaved_stages_agree(alone: Alone, tokens: Path, tmp_path: Path) -> None:
+    """Two stages on each of two ranks, of five layers."""
+    config = recipe(model=FAMILIES["decoder"].model_copy(update={"layers": 5}))
+    assert train(tokens, tmp_path, config, "pipeline=2,stages=2")
+    assert_same(Trained(tmp_path), alone(config))
 
 
-def test_another_recipe_is_another_run(
-    tokens: Path, tiny: PretrainConfig, uninterrupted: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("recompute", "layout"),
+    [("selective", "data=1"), ("full", "data=1"), ("full", "tensor=2,pipeline=2")],
+)
+def test_recomputed_activations_agree(
+    recompute: str, layout: str, alone: Alone, tokens: Path, tmp_path: Path
 ) -> None:
-    other = tiny.model_copy(update={"optimizer": AdamW(learning_rate=1.1e-2)})
-    assert train(tokens, tmp_path, other)
-    assert root(tmp_path) != root(uninterrupted)
-    ours, theirs = (
-        next(folder.glob("pretrain-*/checkpoints/step-00000008"))
-        for folder in (tmp_path, uninterrupted)
+    assert train(tokens, tmp_path, recipe(recompute=recompute), layout)
+    assert_same(Trained(tmp_path), alone(recipe()))
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "layout"), [(1e-6, "data=1"), (1e-6, "data=2,context=2"), (0.02, "context=2")]
+)
+def test_any_size_of_bucket_agrees(
+    megabytes: float, layout: str, alone: Alone, tokens: Path, tmp_path: Path
+) -> None:
+    """One shard in each bucket, or a few."""
+    assert train(tokens, tmp_path, recipe(bucket_megabytes=megabytes), layout)
+    assert_same(Trained(tmp_path), alone(recipe()))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_and_resumed_on_other_layouts(
+    seed: int, alone: Alone, tokens: Path, tmp_path: Path
+) -> None:
+    dice, config = random.Random(seed), recipe(steps=5)
+    layouts = ["data=1", "data=4", "tensor=2,context=2", "data=2,pipeline=2", "pipeline=3"]
+    for kill_at in sorted(dice.sample(range(1, 6), 3)):
+        assert not train(tokens, tmp_path, config, dice.choice(layouts), kill_at=kill_at)
+        assert max(Trained(tmp_path).roots, default=0) < kill_at
+    assert train(tokens, tmp_path, config, dice.choice(layouts))
+    assert_same(Trained(tmp_path), alone(config))
+
+
+@pytest.mark.parametrize("layout", ["data=2,tensor=2", "context=2,pipeline=2"])
+def test_bf16_layouts_agree(layout: str, alone: Alone, tokens: Path, tmp_path: Path) -> None:
+    config = recipe(precision="bf16")
+    assert train(tokens, tmp_path, config, layout)
+    assert_same(Trained(tmp_path), alone(config))
+    assert alone(config).roots != alone(recipe()).roots
+
+
+@pytest.mark.parametrize("layout", ["data=2,tensor=2", "context=2,pipeline=2"])
+def test_fp16_layouts_agree_on_what_overflows(
+    layout: str, alone: Alone, tokens: Path, tmp_path: Path
+) -> None:
+    """The first scale is too large; the run is killed while it falls, and resumed elsewhere."""
+    scale = LossScale(initial=2**14, growth_every=1)
+    config = recipe(precision="fp16", loss_scale=scale, steps=5)
+    records = [json.loads(line) for line in alone(config).steps.splitlines()]
+    skipped = [record.get("skipped", False) for record in records]
+    scales = [record["loss_scale"] for record in records]
+    assert skipped[:3] == [True, True, False]
+    assert scales[:4] == [2**14, 2**13, 2**12, 2**13]
+    assert not train(tokens, tmp_path, config, layout, kill_at=4)
+    assert train(tokens, tmp_path, config, "data=1" if "data" in layout else "data=4")
+    assert_same(Trained(tmp_path), alone(config))
+
+
+def test_another_recipe_is_another_run(alone: Alone) -> None:
+    ours = alone(recipe())
+    theirs = alone(recipe(optimizer=AdamW(learning_rate=1.1e-2, clip=0.5)))
+    assert ours.run.name != theirs.run.name
+    divergence = ours.divergence(theirs)
+    assert divergence is not None
+    assert (divergence.step, divergence.kind) == (2, "weights")  # of the first gradient it is none
+    difference = first_difference(
+        ours.run / "checkpoints/step-00000001", theirs.run / "checkpoints/step-00000001"
     )
-    difference = first_difference(ours, theirs)
     assert difference is not None
     assert not isinstance(difference, str)
-    assert difference.tensor == "first/embedding.weight"
+    assert difference.tensor == "weights/embedding.weight"

@@ -1,0 +1,50 @@
+"""Tiny recipes of every family, on a grid that is cut in every dimension."""
+
+from __future__ import annotations
+
+from megatron_core.config import (
+    AdamW,
+    Batch,
+    Checkpoints,
+    ExpertsConfig,
+    Grid,
+    ModelConfig,
+    PretrainConfig,
+    Schedule,
+)
+
+
+def small_model(**changes: object) -> ModelConfig:
+    """Three layers, so that two pipeline stages are uneven."""
+    settings: dict[str, object] = {
+        "vocabulary": 64, "positions": 32, "layers": 3, "hidden": 32, "heads": 4, "kv_heads": 2,
+        "ffn": 48, "initial_std": 0.1,
+    }  # fmt: skip
+    return ModelConfig.model_validate(settings | changes)
+
+
+FAMILIES = {
+    "decoder": small_model(dropout=0.1),
+    "untied": small_model(tied_embeddings=False, kv_heads=4),
+    "encoder": small_model(kind="encoder", dropout=0.1),
+    "experts": small_model(
+        experts=ExpertsConfig(count=4, chosen=2, ffn=24, balance_loss=0.1, z_loss=0.01)
+    ),
+}
+
+
+def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
+    """Two steps of two microbatches to each of four data shards, clipped; each step saved."""
+    settings: dict[str, object] = {
+        "steps": 2,
+        "sequence_length": 16,
+        "batch": Batch(sequences=8, microbatch=1),
+        "optimizer": AdamW(learning_rate=1e-2, clip=0.5),
+        "schedule": Schedule(warmup_steps=1),
+        "grid": Grid(data=4, tensor=2, context=2),
+        "checkpoints": Checkpoints(every=1, keep_last=20),
+        "validate_every": 100,
+        "trackers": [],
+        "model": FAMILIES[family],
+    }
+    return PretrainConfig.model_validate(settings | changes)
