@@ -85,4 +85,4 @@ def _place(start: Path, trainer: Trainer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         trainer.run.checkpoints.mkdir(parents=True)
         (trainer.run.checkpoints / start.name).symlink_to(start.absolute())
-    mesh.any(False)
+    trainer.mesh.any(False)
