@@ -111,6 +111,16 @@ def checkpoint(folder: Path, change: float = 0.0) -> Path:
     return folder / "step-00000001"
 
 
+def test_an_altered_checkpoint_is_not_called_the_same(tmp_path: Path) -> None:
+    ours, altered = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    file = altered / "weights" / "__0_0.distcp"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(IntegrityError, match="was altered"):
+        compare(ours, altered, STAGES)
+
+
 def test_checkpoints(tmp_path: Path) -> None:
     ours, same = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
     found = compare(ours, same, STAGES)

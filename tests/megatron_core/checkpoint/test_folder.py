@@ -26,12 +26,12 @@ def save(folder: Path, step: int) -> Path:
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
-    for step in (123_456_789, 9, 10):
+    for step in (100_000_000, 99_999_999, 9):
         checkpoint_path(tmp_path, step).mkdir()
     for other in (".step-00000011.partial", "step-last", "steps"):
         (tmp_path / other).mkdir()
     (tmp_path / "step-00000012").write_text("no folder")
-    assert [int(p.name[5:]) for p in find_checkpoints(tmp_path)] == [9, 10, 123_456_789]
+    assert [int(p.name[5:]) for p in find_checkpoints(tmp_path)] == [9, 99_999_999, 100_000_000]
     assert find_checkpoints(tmp_path / "nowhere") == []
     assert last_checkpoint(tmp_path / "nowhere") is None
 

@@ -308,6 +308,28 @@ def test_a_full_disk_on_one_rank_is_said_by_all(full: int, tmp_path: Path) -> No
     assert (found[0].name, found[1].root) == ("step-00000003", expected_root(3))
 
 
+def fail_to_read(folder: Path) -> None:
+    """The disk of one rank gives nothing back."""
+    rank, ranks, group = join()
+    saver = CheckpointSaver(group)
+    if rank == 1:
+
+        def failing(path: Path) -> str:
+            raise OSError(5, "Input/output error")
+
+        module.hash_file = failing  # type: ignore[attr-defined]
+    begin(saver, folder / "step-00000001", cut(some_state(), 3, ranks)[rank])
+    with pytest.raises(ReforgeError, match=r"rank 1: OSError: \[Errno 5\] Input/output error"):
+        saver.wait()
+    assert list(folder.iterdir()) == []
+    dist.barrier(group)
+    dist.destroy_process_group()
+
+
+def test_no_rank_waits_for_one_that_failed(tmp_path: Path) -> None:
+    assert run_ranks(fail_to_read, 2, tmp_path) == [0, 0]
+
+
 def killed(folder: Path, victim: int, where: str) -> None:
     """Rank ``victim`` is killed in the middle of its second save."""
     if "RANK" in os.environ:
