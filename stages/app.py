@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import time
 from collections.abc import Callable
 
 import typer
 
-from megatron_core.errors import Interrupted, ReforgeError
+from megatron_core.errors import Interrupted, PeerLostError, ReforgeError
 from megatron_core.parallel.launch import is_first_rank
 from stages.audit import audit
 from stages.convert import convert
@@ -20,6 +21,7 @@ from stages.evaluate import evaluate
 from stages.finetune import finetune
 from stages.ingest import ingest
 from stages.init import init
+from stages.plan import plan
 from stages.pretrain import pretrain
 from stages.report import report
 from stages.run import console
@@ -50,7 +52,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     audit,
     report,
 )
-TOOLS: tuple[Callable[..., None], ...] = (init, schema)
+TOOLS: tuple[Callable[..., None], ...] = (init, plan, schema)
 for stage in STAGES:
     app.command(rich_help_panel="Stages, in the order of the pipeline")(stage)
 for tool in TOOLS:
@@ -67,6 +69,9 @@ def main() -> None:
             console.print(str(end), style="yellow", markup=False, soft_wrap=True)
         sys.exit(end.exit_code)
     except ReforgeError as error:
+        # The first rank speaks for all that fail alike, and a rank that fails for a reason of its
+        # own before those that miss it: meanwhile the launcher ends those that need not speak.
+        time.sleep(6 if isinstance(error, PeerLostError) else 0 if is_first_rank() else 3)
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:

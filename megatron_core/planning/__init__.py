@@ -1,0 +1,1 @@
+"""What a layout takes, before renting it: parameters, memory, traffic, time."""

@@ -1,0 +1,62 @@
+"""Floating-point operations of a transformer: a multiplication and an addition count as two."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from megatron_core.planning.architecture import Architecture
+
+Recompute = Literal["none", "selective", "full"]
+
+
+def layer_flops(a: Architecture) -> int:
+    """Products with the weights of one block, forward, per token."""
+    into = 2 if a.gated else 1
+    attention = a.hidden * (2 * a.query + 2 * a.key)
+    if a.experts is None:
+        return 2 * (attention + (into + 1) * a.hidden * a.ffn)
+    experts = a.experts.chosen * (into + 1) * a.hidden * a.experts.ffn
+    return 2 * (attention + a.hidden * a.experts.count + experts)
+
+
+def attention_flops(a: Architecture, sequence: int) -> int:
+    """Queries with keys and scores with values in one block, forward, per token.
+
+    The whole square counts, as is the convention, though half of it is masked in a decoder.
+    """
+    return 4 * sequence * a.query
+
+
+def head_flops(a: Architecture) -> int:
+    """The logits, forward, per token."""
+    return 2 * a.hidden * a.vocabulary
+
+
+def forward_flops(a: Architecture, sequence: int) -> int:
+    """The whole model, forward, per token of a sequence of ``sequence`` tokens."""
+    return a.layers * (layer_flops(a) + attention_flops(a, sequence)) + head_flops(a)
+
+
+def step_flops(a: Architecture, sequence: int, recompute: Recompute = "none") -> int:
+    """Forward, backward and what is computed again, per token.
+
+    The backward pass is two products for each one forward. ``none`` gives the model's FLOPs,
+    which MFU is measured by; the others give the hardware's.
+    """
+    again = {
+        "none": 0,
+        "selective": a.layers * attention_flops(a, sequence),
+        "full": a.layers * (layer_flops(a) + attention_flops(a, sequence)),
+    }
+    return 3 * forward_flops(a, sequence) + again[recompute]
+
+
+def published_step_flops(a: Architecture, batch: int, sequence: int) -> float:
+    """A step of a GPT with full recompute as Narayanan et al. (2021), equation 3, count it.
+
+    ``96 B s l h² (1 + s / 6h + V / 16lh)``: the TFLOP/s that they publish are this over the time
+    and the GPUs.
+    """
+    layers, hidden = a.layers, a.hidden
+    shares = 1 + sequence / (6 * hidden) + a.vocabulary / (16 * layers * hidden)
+    return 96 * batch * sequence * layers * hidden**2 * shares

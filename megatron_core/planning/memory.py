@@ -1,0 +1,285 @@
+"""Bytes of memory per rank, by what they are for.
+
+The activations follow Korthikanti et al. (2022) with what our layers keep: linear layers the
+sequence slices of their input, gathered again in the backward pass; norms their input in fp32;
+attention queries, keys, values, its output and the logarithm of its sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron_core.collectives import ContextSpan
+from megatron_core.parallel.schedule import Action
+from megatron_core.planning.job import Job
+from megatron_core.planning.parameters import (
+    Weights,
+    embedding_weights,
+    head_weights,
+    layer_weights,
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank at its fullest.
+
+    Attributes:
+        weights: In the precision of the model, and the table of rotary positions.
+        optimizer: fp32 main weights, where these are not the model's, and both moments: ZeRO-1.
+        gradients: fp32 sums of microbatches, one per context chunk, and the tree's nodes.
+        activations: Kept for the backward pass, of all microbatches in flight.
+        workspace: The largest temporaries.
+        exchange: Gradients that are sent and received at the end, when these three are gone.
+    """
+
+    weights: float
+    optimizer: float
+    gradients: float
+    activations: float
+    workspace: float
+    exchange: float
+
+    @property
+    def step(self) -> float:
+        """The most of a step beside weights and optimizer."""
+        return max(self.gradients + self.activations + self.workspace, self.exchange)
+
+    @property
+    def total(self) -> float:
+        """The most there is at once."""
+        return self.weights + self.optimizer + self.step
+
+
+def memory(job: Job) -> list[Memory]:
+    """What each pipeline rank needs; the ranks of a pipeline stage are alike."""
+    found = []
+    for rank, actions in enumerate(job.actions()):
+        mine = range(rank, len(job.stages), job.layout.pipeline)
+        weights = stage_weights(job, mine)
+        found.append(
+            Memory(
+                weights=job.width * _local(job, weights.held) + _angles(job) * len(mine),
+                optimizer=_optimizer(job, weights),
+                gradients=_gradients(job, weights),
+                activations=_in_flight(job, actions),
+                workspace=max(_workspace(job, stage) for stage in mine),
+                exchange=_exchange(job, weights),
+            )
+        )
+    return found
+
+
+# State
+
+
+@dataclass(frozen=True)
+class StageWeights:
+    """The weights of the stages of one rank.
+
+    Attributes:
+        held: Stored here, also copies of another stage's embedding.
+        summed: Whose gradients are summed here: tied weights count at both uses.
+        owned: With optimizer state.
+    """
+
+    held: Weights
+    summed: Weights
+    owned: Weights
+
+
+def stage_weights(job: Job, stages: range) -> StageWeights:
+    """The weights of the virtual ``stages`` that one rank has."""
+    a, none = job.architecture, Weights()
+    layers = layer_weights(a) * sum(len(job.stages[stage]) for stage in stages)
+    embedding = embedding_weights(a) if 0 in stages else none
+    last = len(job.stages) - 1 in stages
+    head = head_weights(a) if last else none
+    table = Weights(split=a.vocabulary * a.hidden)
+    summed = layers + embedding + head
+    if not (last and a.tied_embeddings):
+        return StageWeights(summed, summed, summed)
+    owned = layers + embedding + head + table * -1
+    return StageWeights(owned if 0 in stages else summed, summed, owned)
+
+
+def _angles(job: Job) -> int:
+    """The table of rotary positions, fp32."""
+    a = job.architecture
+    return 0 if a.learned_positions else 8 * a.positions * a.head_size
+
+
+def _local(job: Job, weights: Weights) -> int:
+    return weights.per_rank(tensor=job.layout.tensor, expert=job.layout.expert)
+
+
+def _owned(job: Job, weights: Weights) -> float:
+    """Weights of which this rank keeps optimizer state."""
+    layout = job.layout
+    dense = Weights(weights.split, weights.whole)
+    experts = Weights(experts=weights.experts)
+    replicas = layout.data * layout.context
+    return _local(job, dense) / replicas + _local(job, experts) * layout.expert / replicas
+
+
+def _optimizer(job: Job, weights: StageWeights) -> float:
+    main = 0 if job.width == 4 else 4
+    return (main + 8) * _owned(job, weights.owned)
+
+
+def _gradients(job: Job, weights: StageWeights) -> float:
+    layout = job.layout
+    shards = job.data // layout.data
+    local = _local(job, weights.summed)
+    # Norms have a sum for each sequence slice, experts one for each rank that sends them rows.
+    slices = weights.summed.whole * (job.shards - 1 if job.tensor > 1 else 0)
+    senders = _local(job, Weights(experts=weights.summed.experts)) * (layout.expert - 1)
+    nodes = local / layout.context * (shards.bit_length() - 1)
+    return 4 * (job.chunks * (local + slices + senders) + nodes)
+
+
+def _exchange(job: Job, weights: StageWeights) -> float:
+    own = 4 * _local(job, weights.summed) / job.layout.context
+    return own * (2 if job.layout.data > 1 else 1)
+
+
+# Activations
+
+
+def _in_flight(job: Job, actions: Sequence[Action]) -> float:
+    """The most that the microbatches in flight keep, in the order of ``actions``."""
+    kept = {stage: saved(job, stage) for stage in {action.stage for action in actions}}
+    split = any(action.kind == "weight" for action in actions)
+    later = {stage: deferred(job, stage) if split else 0.0 for stage in kept}
+    now = most = 0.0
+    for action in actions:
+        if action.kind == "forward":
+            now += kept[action.stage]
+        elif action.kind == "backward":
+            now += later[action.stage] - kept[action.stage]
+        else:
+            now -= later[action.stage]
+        most = max(most, now)
+    return most
+
+
+def saved(job: Job, stage: int) -> float:
+    """What one microbatch keeps on one rank between the passes of the virtual ``stage``."""
+    first, last = stage == 0, stage == len(job.stages) - 1
+    layers = len(job.stages[stage])
+    total = layers * (_block_input(job) if job.recompute == "full" else _block(job))
+    residual = job.chunks * job.tokens * job.width * job.architecture.hidden / job.layout.tensor
+    total += residual * ((not first) + (not last))  # what was received and what was sent
+    if first:
+        total += 8 * job.chunks * job.tokens  # the tokens themselves
+    if last:
+        total += _head(job)
+    return total
+
+
+def _block_input(job: Job) -> float:
+    return job.chunks * job.tokens * job.width * job.architecture.hidden / job.layout.tensor
+
+
+def _norm(job: Job) -> float:
+    """The input in fp32, its scale, the normalized input and the output, of one chunk."""
+    hidden = job.architecture.hidden
+    return job.tokens / job.layout.tensor * (4 * hidden + 4 + 2 * job.width * hidden)
+
+
+def _block(job: Job) -> float:
+    """One block, all local chunks."""
+    a = job.architecture
+    each = 2 * _norm(job) + _feed_forward(job)
+    if job.dropout:
+        each += 2 * job.tokens * a.hidden / job.layout.tensor  # a byte per mask
+    return job.chunks * each + _attention(job)
+
+
+def _feed_forward(job: Job) -> float:
+    """Both inputs of the gate, its activation and the product, of one chunk.
+
+    Experts keep also their rows, before and after, and what the router chose.
+    """
+    a, tensor = job.architecture, job.layout.tensor
+    inner = 4 if a.gated else 2
+    if a.experts is None:
+        return inner * job.width * job.tokens * a.ffn / tensor
+    rows, count = job.tokens * a.experts.chosen, a.experts.count
+    kept = job.width * ((1 + job.shards) * a.hidden + inner * a.experts.ffn / tensor) + 20
+    return rows * kept + job.tokens / tensor * (8 * count + 12 * a.experts.chosen + 8)
+
+
+def _attention(job: Job) -> float:
+    """Queries, keys, values, output and logarithms of sums, all local chunks.
+
+    Keys and values are those that a chunk's queries see, repeated for each query head of a group.
+    """
+    a, tensor = job.architecture, job.layout.tensor
+    length = job.tokens // job.microbatch
+    tables = 0 if job.width == 4 else 4 * length * a.head_size * job.shards
+    fixed = job.tokens * job.width * 2 * a.query / tensor + job.width * tables
+    chunks = visible_chunks(job)
+    whole = 2 * job.tokens * job.context * job.width * a.key / tensor
+    if job.recompute == "selective":
+        return job.chunks * fixed + whole
+    fixed += 4 * job.tokens * a.heads / tensor
+    if a.heads == a.kv_heads:
+        keys = whole
+    else:
+        keys = sum(2 * job.tokens * seen * job.width * a.query / tensor for seen in chunks)
+    masks = 0.0
+    if a.causal and job.context > 1:
+        masks = sum(length * length * seen * job.width * job.shards for seen in chunks if seen > 1)
+    return job.chunks * fixed + keys + masks
+
+
+def visible_chunks(job: Job) -> list[int]:
+    """How many chunks of keys each local chunk sees, on the rank that sees most."""
+    ranks = job.layout.context
+    if not job.architecture.causal:
+        return [job.context] * job.chunks
+    spans = [ContextSpan(job.context, ranks, rank).chunks for rank in range(ranks)]
+    return max(([chunk + 1 for chunk in chunks] for chunks in spans), key=sum)
+
+
+def _head(job: Job) -> float:
+    """The final norm, and what the cross-entropy keeps of the logits, all local chunks."""
+    logits = job.tokens * job.architecture.vocabulary / job.layout.tensor
+    kept = 4 * logits if job.tensor == 1 else job.width * logits + 8 * job.tokens
+    return job.chunks * (_norm(job) + kept)
+
+
+def deferred(job: Job, stage: int) -> float:
+    """What one microbatch keeps between its two backward passes in a zero-bubble schedule.
+
+    The inputs of the linear layers, gathered, and the gradients of their outputs.
+    """
+    a, tensor = job.architecture, job.layout.tensor
+    chosen = 1 if a.experts is None else a.experts.chosen
+    ffn = a.ffn if a.experts is None else a.experts.ffn
+    block = 2 * (1 + chosen) * a.hidden + (2 * a.query + 2 * a.key + 3 * chosen * ffn) / tensor
+    total = len(job.stages[stage]) * block
+    if stage == len(job.stages) - 1:
+        total += a.hidden + a.vocabulary / tensor
+    return job.chunks * job.tokens * job.width * total
+
+
+def _workspace(job: Job, stage: int) -> float:
+    """The largest temporaries, of a block's backward pass or of the logits.
+
+    By the former the head has given up what it kept. With full recompute a block is there again.
+    """
+    a, tensor = job.architecture, job.layout.tensor
+    ffn = a.ffn if a.experts is None else a.experts.ffn * a.experts.chosen
+    block = job.tokens * ((4 + job.width) * ffn / tensor + 4 * a.hidden)
+    if job.recompute == "full":
+        # In fp32 the first norm keeps the block's input itself, which is there already.
+        block += _block(job) - (_block_input(job) if job.width == 4 else 0)
+    if stage < len(job.stages) - 1:
+        return block
+    logits = 8 * job.tokens * a.vocabulary / job.tensor
+    if job.tensor > 1 and job.width < 4:
+        logits += 4 * job.tokens * a.vocabulary / tensor  # all local shards in fp32
+    return max(block - _head(job), logits)

@@ -1,0 +1,98 @@
+"""``reforge plan``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+
+from megatron_core.config import load_recipe
+from megatron_core.errors import ConfigError
+from megatron_core.parallel.layout import Layout
+from megatron_core.planning.architecture import Architecture
+from megatron_core.planning.flops import Recompute
+from megatron_core.planning.hardware import Hardware, Precision
+from megatron_core.planning.job import Job
+from megatron_core.planning.plan import make_plan
+from megatron_core.planning.presets import read_preset
+from megatron_core.planning.software import Software
+from megatron_core.planning.tables import plan_tables, verdict
+from stages.options import DEFAULT_PARAMS, Overrides, Params
+
+
+def plan(
+    params: Params = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|FILE", help="A published model instead of the recipe's."
+        ),
+    ] = None,
+    layout: Annotated[
+        str,
+        typer.Option("--layout", metavar="data=N,…", help="Ranks per dimension."),
+    ] = "data=1",
+    hardware: Annotated[
+        str,
+        typer.Option(
+            "--hardware", metavar="NAME|FILE", help="a100-80gb, h100, h200, laptop, or a YAML file."
+        ),
+    ] = "laptop",
+    batch: Annotated[int | None, typer.Option(min=1, help="Sequences per step.")] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(min=1, help="Sequences per forward pass.")
+    ] = None,
+    sequence: Annotated[int | None, typer.Option(min=1, help="Tokens per sequence.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="none, selective or full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Print what a layout takes before renting it: parameters, memory, traffic, time.
+
+    Plans the recipe's pretraining, or a published model by name. The memory figures are held to
+    measured ones by the tests. The time is that of a well-tuned run: the published runs it was
+    compared with, with nothing fitted, took 5 to 15 % longer (Megatron-LM, 32 to 3,072 GPUs), a
+    third longer in one case (`benchmarks/results/plan.md`).
+    """
+    chosen = Layout.parse(layout)
+    job = _recipe_job(params, overrides, chosen) if model is None else _model_job(model, chosen)
+    changes: dict[str, Any] = {
+        "batch": batch,
+        "microbatch": microbatch,
+        "sequence": sequence,
+        "precision": _one_of("precision", precision, get_args(Precision)),
+        "recompute": _one_of("recompute", recompute, get_args(Recompute)),
+    }
+    job = replace(job, **{name: value for name, value in changes.items() if value is not None})
+    if model is not None and batch is None:
+        job = replace(job, batch=8 * chosen.data * chosen.pipeline * job.microbatch)
+    machine = read_preset(Hardware, "hardware", hardware)
+    made = make_plan(job, machine, read_preset(Software, "software", "reforge"))
+    if as_json:
+        print(json.dumps(made.as_json(), indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    for table in plan_tables(made, Path(hardware).stem):
+        console.print(table)
+    console.print(verdict(made), highlight=False)
+
+
+def _recipe_job(params: Path, overrides: list[str] | None, layout: Layout) -> Job:
+    return Job.of(load_recipe(params, overrides or ()).pretrain, layout)
+
+
+def _model_job(model: str, layout: Layout) -> Job:
+    """A published model in bf16 on a grid of the layout's degrees."""
+    architecture = read_preset(Architecture, "models", model)
+    return Job(architecture, layout, sequence=architecture.positions, batch=1)
+
+
+def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    if value is not None and value not in allowed:
+        raise ConfigError(f"--{option} {value}: must be one of {', '.join(allowed)}")
+    return value

@@ -1,0 +1,124 @@
+"""Sizes and arithmetic: equal to our model's, and to what is published."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plan import PUBLISHED
+from megatron_core.config import ModelConfig
+from megatron_core.errors import ConfigError
+from megatron_core.model import LanguageModel
+from megatron_core.planning.architecture import Architecture
+from megatron_core.planning.flops import forward_flops, published_step_flops, step_flops
+from megatron_core.planning.parameters import (
+    active_parameters,
+    embedding_weights,
+    head_weights,
+    layer_weights,
+    parameters,
+)
+from megatron_core.planning.presets import preset_names, read_preset
+from tests.models import small_config
+
+EXPERTS = {"count": 4, "chosen": 2, "ffn": 24}
+MODELS = [
+    small_config(),
+    small_config(tied_embeddings=False),
+    small_config(layers=3, heads=8, kv_heads=8, ffn=40),
+    small_config(kind="encoder", vocabulary=77, hidden=48),
+    small_config(experts=EXPERTS),
+]
+
+
+@pytest.mark.parametrize("config", MODELS, ids=range(len(MODELS)))
+def test_parameters_are_those_of_our_model(config: ModelConfig) -> None:
+    model = LanguageModel(config)
+    names = [name for name, _ in model.named_parameters()]
+    total = sum(p.numel() for p in model.parameters())
+    if model.tied:
+        total -= sum(p.numel() for n, p in model.named_parameters() if n.startswith("head."))
+    assert names
+    assert parameters(Architecture.of(config)) == total
+
+
+def test_ranks_have_all_weights_between_them() -> None:
+    a = Architecture.of(small_config(experts=EXPERTS, tied_embeddings=False))
+    weights = layer_weights(a) * a.layers + embedding_weights(a) + head_weights(a)
+    alone = weights.per_rank(tensor=1, expert=1)
+    assert alone == parameters(a)
+    shared = weights.per_rank(tensor=2, expert=4)
+    assert shared == weights.split // 2 + weights.whole + weights.experts // 8
+    # Of four experts, two are met by each token.
+    assert active_parameters(a) == parameters(a) - a.layers * 2 * 3 * a.hidden * 24
+
+
+@pytest.mark.parametrize("config", MODELS[:4], ids=range(4))
+def test_flops_are_those_that_torch_counts(config: ModelConfig) -> None:
+    model = LanguageModel(config)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens)
+    a = Architecture.of(config)
+    assert counter.get_total_flops() == 2 * 16 * forward_flops(a, 16)
+
+
+def test_recomputing_costs_what_is_computed_again() -> None:
+    a = Architecture.of(small_config())
+    none, selective, full = (step_flops(a, 32, r) for r in ("none", "selective", "full"))
+    assert none == 3 * forward_flops(a, 32)
+    assert selective - none == a.layers * 4 * 32 * a.hidden
+    assert full - none == forward_flops(a, 32) - 2 * a.hidden * a.vocabulary
+
+
+@pytest.mark.parametrize("run", PUBLISHED, ids=lambda run: f"{run.model}-{run.gpus}")
+def test_published_parameters(run) -> None:  # type: ignore[no-untyped-def]
+    found = parameters(read_preset(Architecture, "models", run.model)) / 1e9
+    assert round(found, 1 if run.billions != 530 else -1) == run.billions
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("gpt3-175b", 175), ("llama3-8b", 8.03), ("llama3-70b", 70.55), ("mixtral-8x7b", 46.70)],
+)
+def test_parameters_of_other_models(name: str, billions: float) -> None:
+    assert parameters(read_preset(Architecture, "models", name)) == pytest.approx(
+        billions * 1e9, rel=3e-3
+    )
+
+
+def test_mixtral_meets_13_billion_of_its_weights() -> None:
+    a = read_preset(Architecture, "models", "mixtral-8x7b")
+    assert active_parameters(a) == pytest.approx(12.88e9, rel=1e-3)
+
+
+def test_the_published_formula_is_the_exact_count_with_full_recompute() -> None:
+    """Narayanan et al. (2021) count a GPT's products, all of the square of scores, four times."""
+    for name in (n for n in preset_names("models") if n.startswith(("gpt", "mt"))):
+        a = read_preset(Architecture, "models", name)
+        exact = 8 * 2048 * step_flops(a, 2048, "full")
+        assert published_step_flops(a, 8, 2048) == pytest.approx(exact, rel=1e-9)
+
+
+def test_heads_take_the_width_unless_they_say_otherwise() -> None:
+    a = Architecture(layers=1, hidden=64, heads=4, ffn=8, vocabulary=9, positions=5)  # type: ignore[call-arg]
+    assert (a.head_size, a.kv_heads) == (16, 4)
+    wide = a.model_copy(update={"head_size": 32, "kv_heads": 2})
+    assert (wide.query, wide.key) == (128, 64)
+
+
+def test_what_is_wrong_with_a_file_is_named_at_once(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "mine.yaml"
+    path.write_text("layers: 0\nhidden: 64\nheads: 4\nfn: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        read_preset(Architecture, "models", str(path))
+    for named in ("layers", "ffn", "vocabulary", "positions", "fn: extra"):
+        assert named in str(caught.value)
+    with pytest.raises(ConfigError, match=r"there is no lama3-8b; did you mean llama3-8b\?"):
+        read_preset(Architecture, "models", "lama3-8b")
+    with pytest.raises(ConfigError, match=r"missing\.yaml cannot be read"):
+        read_preset(Architecture, "models", str(tmp_path / "missing.yaml"))
