@@ -63,7 +63,7 @@ class Bucket:
         layout: Where each shard, named ``tensor/shard``, lies.
         weights: What the model computes from, ``[n]`` in the dtype of the recipe.
         state: Main weights and moments of the cut this rank owns; empty for a tied copy.
-        gradient: Of the owned cut, fp32, from the end of one backward pass to the next.
+        gradient: Of the owned cut, fp32, from the end of the backward pass on.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Bucket:
         )
         self.gradient = torch.empty(0, device=device)
         # fp32 weights are their own main weights; lower precisions keep an fp32 copy.
-        main = self.weights[self.own]
+        main = self.weights[self.own][: 0 if tied else None]
         if dtype != torch.float32:
             main = torch.zeros(main.numel(), device=device)
         decayed = min(max(self.layout.decayed - self.own.start, 0), main.numel())
-        self.state = AdamWState(main[:0] if tied else main, decayed)
+        self.state = AdamWState(main, decayed)
 
     def adopt(self) -> None:
         """Move the parameters' values into the buffers and let the model compute from there."""
@@ -154,6 +154,7 @@ class BucketGradient:
 
     def begin(self) -> None:
         """Forget the last step."""
+        self.bucket.gradient = self.bucket.gradient.new_empty(0)
         self._left = dict.fromkeys(self.shards, self.uses)
         trees = 1 if self.tensor is not None else self.variants
         self._trees = [TreeAccumulator() for _ in range(trees)]
