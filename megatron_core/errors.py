@@ -35,6 +35,10 @@ class Interrupted(ReforgeError):
     exit_code = 75
 
 
+class PeerLostError(ReforgeError):
+    """Another rank is gone; what made it go is what matters."""
+
+
 class MissingExtraError(ReforgeError):
     """An optional dependency that the recipe needs is not installed."""
 

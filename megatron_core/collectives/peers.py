@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from megatron_core.errors import ReforgeError
+from megatron_core.errors import PeerLostError
 
 
 @contextmanager
@@ -18,4 +18,4 @@ def peers() -> Iterator[None]:
     except RuntimeError as error:
         if "Connection" not in str(error) and "Timed out" not in str(error):
             raise
-        raise ReforgeError(f"rank {dist.get_rank()} stops: another rank is gone") from error
+        raise PeerLostError(f"rank {dist.get_rank()} stops: another rank is gone") from error
