@@ -321,8 +321,8 @@ def fail_to_read(folder: Path) -> None:
     begin(saver, folder / "step-00000001", cut(some_state(), 3, ranks)[rank])
     with pytest.raises(ReforgeError, match=r"rank 1: OSError: \[Errno 5\] Input/output error"):
         saver.wait()
-    assert list(folder.iterdir()) == []
     dist.barrier(group)
+    assert list(folder.iterdir()) == []
     dist.destroy_process_group()
 
 
