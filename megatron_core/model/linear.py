@@ -75,18 +75,6 @@ def rows(inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf 
     return result
 
 
-def fan_out(x: Tensor, span: Span) -> tuple[Tensor, ...]:
-    """The local slices ``[slice, …]`` gathered, once for each local shard: ``[s, …]``."""
-    result: tuple[Tensor, ...] = _FanOut.apply(x, span)  # type: ignore[no-untyped-call]
-    return result
-
-
-def fan_in(parts: Sequence[Tensor], span: Span) -> Tensor:
-    """The tree sum of one ``[s, …]`` per shard, of which each rank keeps its slices."""
-    result: Tensor = _FanIn.apply(span, *parts)  # type: ignore[no-untyped-call]
-    return result
-
-
 def collect(x: Tensor, span: Span) -> Tensor:
     """The local slices ``[slice, …]`` gathered for what every rank computes alike."""
     result: Tensor = _Collect.apply(x, span)  # type: ignore[no-untyped-call]
@@ -142,33 +130,6 @@ class _Rows(Function):
             for weight, x in zip(ctx.weights, ctx.saved_tensors, strict=True)
         ]
         return None, None, None, *inputs, *grads
-
-
-class _FanOut(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, span: Span) -> tuple[Tensor, ...]:
-        ctx.span, ctx.dtype = span, x.dtype
-        whole = span.gather(x)
-        return tuple(whole.view_as(whole) for _ in span.local)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        partial = tree_sum([gradient.float() for gradient in gradients])
-        return ctx.span.scatter_sum(partial).to(ctx.dtype), None
-
-
-class _FanIn(Function):
-    @staticmethod
-    def forward(ctx: Any, span: Span, *parts: Tensor) -> Tensor:
-        ctx.span = span
-        if span.shards == 1:
-            return parts[0].view_as(parts[0])
-        return span.scatter_sum(tree_sum([part.float() for part in parts])).to(parts[0].dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        whole = ctx.span.gather(gradient)
-        return None, *(whole for _ in ctx.span.local)
 
 
 class _Collect(Function):
