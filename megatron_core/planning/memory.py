@@ -117,10 +117,8 @@ def _local(job: Job, weights: Weights) -> int:
 def _owned(job: Job, weights: Weights) -> float:
     """Weights of which this rank keeps optimizer state."""
     layout = job.layout
-    dense = Weights(weights.split, weights.whole)
-    experts = Weights(experts=weights.experts)
-    replicas = layout.data * layout.context
-    return _local(job, dense) / replicas + _local(job, experts) * layout.expert / replicas
+    sparse = _local(job, weights.sparse) * layout.expert
+    return (_local(job, weights.dense) + sparse) / (layout.data * layout.context)
 
 
 def _optimizer(job: Job, weights: StageWeights) -> float:
@@ -134,7 +132,7 @@ def _gradients(job: Job, weights: StageWeights) -> float:
     local = _local(job, weights.summed)
     # Norms have a sum for each sequence slice, experts one for each rank that sends them rows.
     slices = weights.summed.whole * (job.shards - 1 if job.tensor > 1 else 0)
-    senders = _local(job, Weights(experts=weights.summed.experts)) * (layout.expert - 1)
+    senders = _local(job, weights.summed.sparse) * (layout.expert - 1)
     nodes = local / layout.context * (shards.bit_length() - 1)
     return 4 * (job.chunks * (local + slices + senders) + nodes)
 

@@ -26,6 +26,16 @@ class Weights:
         """All of them."""
         return self.split + self.whole + self.experts
 
+    @property
+    def dense(self) -> Weights:
+        """Those of no expert."""
+        return Weights(self.split, self.whole)
+
+    @property
+    def sparse(self) -> Weights:
+        """Those of experts."""
+        return Weights(experts=self.experts)
+
     def __add__(self, other: Weights) -> Weights:
         return Weights(
             self.split + other.split, self.whole + other.whole, self.experts + other.experts

@@ -86,7 +86,8 @@ def step_time(job: Job, hardware: Hardware, software: Software) -> StepTime:
         for rank in range(job.layout.pipeline)
     ]
     data, optimizer = max(ends, key=sum)
-    return StepTime(work, timeline.makespan - work.total, data, optimizer)
+    bubble = max(0.0, timeline.makespan - work.total)  # rounding may leave less than nothing
+    return StepTime(work, bubble, data, optimizer)
 
 
 class _Clock:
@@ -255,25 +256,7 @@ class _Clock:
         return work
 
     def _seconds(self, transfer: Transfer) -> float:
-        """One transfer, once.
-
-        A ring over several nodes enters each by as many links as it has ranks there; in an
-        all-to-all each rank's link carries what is for other nodes.
-        """
-        h = self.hardware
-        ranks, stride = ranks_of(self.job, transfer.dimension)
-        here = max(1, min(ranks, h.ranks_per_node // stride))
-        inside, between = h.inside.bandwidth * 1e9, h.between.bandwidth * 1e9
-        crosses = ranks > here
-        latency = (h.between if crosses else h.inside).latency * 1e-6
-        if transfer.pattern == "send":
-            return transfer.bytes / (between if crosses else inside) + latency
-        if transfer.pattern == "ring":
-            reached = min(inside, between * here) if crosses else inside
-            return transfer.bytes / reached + latency * (ranks - 1)
-        outside = (ranks - here) / (ranks - 1)
-        seconds = max(transfer.bytes * (1 - outside) / inside, transfer.bytes * outside / between)
-        return seconds + latency
+        return transfer_seconds(transfer, self.job, self.hardware)
 
     # End of the step
 
@@ -295,3 +278,24 @@ class _Clock:
         if software.sharded_optimizer:
             owned //= layout.data * layout.context
         return exposed, self.hardware.moving(owned * self.moved.optimizer)
+
+
+def transfer_seconds(transfer: Transfer, job: Job, hardware: Hardware) -> float:
+    """How long one transfer takes, once.
+
+    A ring over several nodes enters each by as many links as it has ranks there; in an
+    all-to-all each rank's link carries what is for other nodes.
+    """
+    ranks, stride = ranks_of(job, transfer.dimension)
+    here = max(1, min(ranks, hardware.ranks_per_node // stride))
+    inside, between = hardware.inside.bandwidth * 1e9, hardware.between.bandwidth * 1e9
+    crosses = ranks > here
+    latency = (hardware.between if crosses else hardware.inside).latency * 1e-6
+    if transfer.pattern == "send":
+        return transfer.bytes / (between if crosses else inside) + latency
+    if transfer.pattern == "ring":
+        reached = min(inside, between * here) if crosses else inside
+        return transfer.bytes / reached + latency * (ranks - 1)
+    outside = (ranks - here) / (ranks - 1)
+    slowest = max((1 - outside) / inside, outside / between)
+    return transfer.bytes * slowest + latency

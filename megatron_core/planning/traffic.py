@@ -8,6 +8,7 @@ from typing import Literal
 
 from megatron_core.planning.job import Job
 from megatron_core.planning.memory import stage_weights
+from megatron_core.planning.parameters import Weights
 from megatron_core.planning.software import Software
 
 Dimension = Literal["tensor", "context", "expert", "pipeline", "data"]
@@ -63,30 +64,39 @@ def edge_transfers(
     job: Job, software: Software, stage: int, direction: Direction
 ) -> list[Transfer]:
     """Those of the embedding and of the head, where ``stage`` has them, for one microbatch."""
-    ranks = job.layout.tensor
-    share = job.tokens * job.architecture.hidden * (ranks - 1) / ranks
+    share, sums = _slices(job), _sums(software)
     found = []
     if stage == 0:
-        found.append(Transfer("tensor", "embedded tokens", "ring", share * job.width, job.chunks))
+        # One shard has each token's row, the others zeros.
+        pattern = sums if direction == "forward" else "ring"
+        found.append(Transfer("tensor", "embedded tokens", pattern, share * job.width, job.chunks))
     if stage == len(job.stages) - 1:
-        found += [
-            replace(transfer, times=transfer.times / 2)
-            for transfer in _tensor(job, software, direction)
-            if direction == "backward" or transfer.what == "activations"
-        ]
+        if direction == "forward" or software.gathers_again:
+            found.append(Transfer("tensor", "activations", "ring", share * job.width, job.chunks))
+        if direction == "backward":
+            part = share * software.partial_bytes
+            found.append(Transfer("tensor", "partial sums", sums, part, job.chunks))
     return [transfer for transfer in found if transfer.bytes]
+
+
+def _slices(job: Job) -> float:
+    """Numbers of a chunk's residual stream that are on the other tensor ranks."""
+    ranks = job.layout.tensor
+    return job.tokens * job.architecture.hidden * (ranks - 1) / ranks
+
+
+def _sums(software: Software) -> Pattern:
+    """Sums in a fixed order take an all-to-all and are added locally."""
+    return "exchange" if software.fixed_sums else "ring"
 
 
 def _tensor(job: Job, software: Software, direction: Direction) -> Iterator[Transfer]:
     """Before two pairs of layers the sequence is gathered, behind them partial sums are added."""
-    ranks = job.layout.tensor
-    share = job.tokens * job.architecture.hidden * (ranks - 1) / ranks
-    pairs = 2 * job.chunks
+    share, pairs = _slices(job), 2 * job.chunks
     gathers = 2 if direction == "backward" and software.gathers_again else 1
     yield Transfer("tensor", "activations", "ring", share * job.width, pairs * gathers)
-    # Sums of our own fixed order take an all-to-all and are added locally.
-    pattern: Pattern = "exchange" if software.fixed_sums else "ring"
-    yield Transfer("tensor", "partial sums", pattern, share * software.partial_bytes, pairs)
+    part = share * software.partial_bytes
+    yield Transfer("tensor", "partial sums", _sums(software), part, pairs)
 
 
 def _context(job: Job, direction: Direction) -> Iterator[Transfer]:
@@ -123,25 +133,34 @@ def end_transfers(job: Job, software: Software, stages: range) -> list[Transfer]
     """Those at the end of a step: gradients to their owners, weights from them."""
     layout = job.layout
     weights = stage_weights(job, stages)
-    summed = weights.summed.per_rank(tensor=layout.tensor, expert=layout.expert)
-    held = weights.held.per_rank(tensor=layout.tensor, expert=layout.expert)
-    shards = job.data // layout.data
-    others = (layout.data - 1) / layout.data
-    found = []
-    if layout.context > 1:
-        part = summed * 4 * (layout.context - 1) / layout.context
-        found.append(Transfer("context", "gradients", "exchange", part, shards))
-    if not software.sharded_optimizer:
-        part = summed * software.gradient_bytes * others
-        found.append(Transfer("data", "gradients", "ring", part, 2))
-    else:
-        part = summed / layout.context * software.gradient_bytes * others
-        found.append(Transfer("data", "gradients", "exchange", part))
-        replicas = layout.data * layout.context
-        part = held * job.width * (replicas - 1) / replicas
-        found.append(Transfer("data", "weights", "ring", part))
-    found += _tied(job, software, stages)
+    summed, held = weights.summed, weights.held
+    found = [
+        # An expert is on fewer data ranks, by as many as share the experts.
+        *_replicated(job, software, summed.dense, held.dense, layout.data),
+        *_replicated(job, software, summed.sparse, held.sparse, layout.data // layout.expert),
+        *_tied(job, software, stages),
+    ]
     return [transfer for transfer in found if transfer.bytes]
+
+
+def _replicated(
+    job: Job, software: Software, summed: Weights, held: Weights, ranks: int
+) -> Iterator[Transfer]:
+    """Of weights that ``ranks`` data ranks have, and all context ranks."""
+    layout = job.layout
+    sums = summed.per_rank(tensor=layout.tensor, expert=layout.expert)
+    shards = job.data // layout.data
+    chunks = sums * 4 * (layout.context - 1) / layout.context
+    yield Transfer("context", "gradients", _sums(software), chunks, shards)
+    others = (ranks - 1) / ranks
+    if not software.sharded_optimizer:
+        yield Transfer("data", "gradients", "ring", sums * software.gradient_bytes * others, 2)
+        return
+    cut = sums / layout.context * software.gradient_bytes * others
+    yield Transfer("data", "gradients", _sums(software), cut)
+    copies = held.per_rank(tensor=layout.tensor, expert=layout.expert) * job.width
+    replicas = ranks * layout.context
+    yield Transfer("data", "weights", "ring", copies * (replicas - 1) / replicas)
 
 
 def _tied(job: Job, software: Software, stages: range) -> Iterator[Transfer]:
