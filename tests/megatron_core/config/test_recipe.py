@@ -11,12 +11,15 @@ from megatron_core.config import Recipe, Section
 from megatron_core.config.recipe import cross_section_problems, training_runs
 
 
-def raw_recipe() -> dict[str, Any]:
-    """A small recipe without problems."""
-    training: dict[str, Any] = {
+def raw_training() -> dict[str, Any]:
+    return {
         "steps": 10, "sequence_length": 32, "batch": {"sequences": 16, "microbatch": 2},
         "grid": {"data": 4}, "schedule": {"warmup_steps": 2},
     }  # fmt: skip
+
+
+def raw_recipe() -> dict[str, Any]:
+    """A small recipe without problems."""
     model = {
         "vocabulary": 512, "positions": 64, "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2,
         "ffn": 48,
@@ -30,10 +33,10 @@ def raw_recipe() -> dict[str, Any]:
             }
         },
         "tokenizer": {"vocabulary": 512},
-        "pretrain": {**training, "model": model, "sources": {"notes": 1.0}},
+        "pretrain": {**raw_training(), "model": model, "sources": {"notes": 1.0}},
         "finetune": {
-            "continued": {**training, "sources": {"codes": 1.0, "notes": 0.1}},
-            "classification": {**training, "source": "codes"},
+            "continued": {**raw_training(), "sources": {"codes": 1.0, "notes": 0.1}},
+            "classification": {**raw_training(), "source": "codes"},
         },
         "evaluate": {"context": 64, "question_source": "terms"},
     }
@@ -60,10 +63,14 @@ TRAINING = [
     ("sequence_length", 65, "sequence_length", "must not exceed pretrain.model.positions = 64"),
     ("schedule.warmup_steps", 10, "schedule.warmup_steps", "must be below steps = 10"),
     ("steps", 2, "schedule.warmup_steps", "must be below steps = 2"),
-    ("grid.tensor", 2, "grid.tensor", "only 1 is implemented"),
-    ("grid.tensor", 4, "grid.tensor", "must divide kv_heads = 2"),
-    ("grid.tensor", 32, "grid.tensor", "must divide ffn = 48"),
-    ("grid.context", 2, "grid.context", "only 1 is implemented"),
+    ("grid.tensor", 4, "grid.tensor", "must divide pretrain.model.kv_heads = 2"),
+    ("grid.tensor", 8, "grid.tensor", "must divide pretrain.model.heads = 4"),
+    ("grid.tensor", 32, "grid.tensor", "must divide the feed-forward width = 48"),
+    ("grid.tensor", 1024, "grid.tensor", "must divide pretrain.model.vocabulary = 512"),
+    (
+        "grid", {"tensor": 2, "context": 32}, "grid.tensor",
+        "must divide a context chunk, sequence_length / grid.context = 1",
+    ),
     ("grid.context", 64, "grid.context", "must divide sequence_length = 32"),
 ]  # fmt: skip
 RUNS = ("pretrain", "finetune.continued", "finetune.classification")
@@ -93,6 +100,14 @@ RUNS = ("pretrain", "finetune.continued", "finetune.classification")
         ),
         ("evaluate.question_source", "codes", "evaluate.question_source", "of kind hpo"),
         ("evaluate.question_source", "x", "evaluate.question_source", "is not one of"),
+        (
+            "finetune.classification.grid.context", 2, "finetune.classification.grid.context",
+            "must be 1: a classifier sees its short texts whole",
+        ),
+        (
+            "pretrain.model.experts", {"count": 4, "chosen": 5}, "pretrain.model.experts.chosen",
+            "must not exceed count = 4",
+        ),
         *(
             (f"{run}.{change}", value, f"{run}.{where}", message)
             for run in RUNS
@@ -107,6 +122,39 @@ def test_what_no_section_can_see_alone(
     assert any(p.path == where and message in p.message for p in found), found
 
 
+@pytest.mark.parametrize("section", ["pretrain", "finetune.continued"])
+@pytest.mark.parametrize(
+    ("masking", "where", "message"),
+    [
+        ({"token": 512}, "token", "must be below pretrain.model.vocabulary = 512"),
+        ({"masked": 0.8, "random": 0.3}, "random", "must not exceed 1 - masked = 0.2"),
+    ],
+)
+def test_masking_is_checked_where_it_is_used(
+    section: str, masking: dict[str, Any], where: str, message: str
+) -> None:
+    raw = raw_recipe()
+    recipe = changed(raw, f"{section}.masking", masking)
+    assert list(cross_section_problems(recipe)) == []  # a decoder has no use for it
+    (found,) = cross_section_problems(changed(raw, "pretrain.model.kind", "encoder"))
+    assert found.path == f"{section}.masking.{where}"
+    assert message in found.message
+
+
+def test_experts_have_a_width_of_their_own() -> None:
+    raw = raw_recipe()
+    raw["pretrain"]["model"]["experts"] = {"count": 4, "chosen": 2, "ffn": 9}
+    (found,) = cross_section_problems(changed(raw, "pretrain.grid.tensor", 2))
+    assert found.path == "pretrain.grid.tensor"
+    assert "must divide the feed-forward width = 9" in found.message
+
+
+@pytest.mark.parametrize("run", ["pretrain", "finetune.continued"])
+def test_every_dimension_of_the_grid_is_trained(run: str) -> None:
+    grid = {"data": 4, "tensor": 2, "context": 8}
+    assert list(cross_section_problems(changed(raw_recipe(), f"{run}.grid", grid))) == []
+
+
 def test_the_table_of_runs_above_is_all_of_them() -> None:
     assert tuple(training_runs(Recipe.model_validate(raw_recipe()))) == RUNS
 
@@ -119,12 +167,19 @@ def test_the_table_of_runs_above_is_all_of_them() -> None:
         ("checkpoints.keep_last", 7, False),
         ("validate_every", 7, False),
         ("trackers", [], False),
+        ("recompute", "full", False),
+        ("bucket_megabytes", 1.0, False),
+        ("fingerprint_every", 0, False),
+        ("hang_after", 9, False),
         ("steps", 11, True),
         ("seed", 2, True),
         ("threads", 2, True),
         ("precision", "bf16", True),
         ("device", "cuda", True),
         ("grid.data", 2, True),
+        ("grid.tensor", 2, True),
+        ("grid.context", 2, True),
+        ("loss_scale.initial", 2, True),
         ("batch.microbatch", 1, True),
         ("optimizer.clip", 2.0, True),
         ("schedule.final", 0.2, True),

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_core.config import ModelConfig
-from megatron_core.model import LanguageModel, initialize
+from megatron_core.model import LanguageModel, initialize, parameter_shards
 from tests.models import random_decoder, small_config, stored_weights
 
 Array = NDArray[np.float64]
@@ -155,5 +155,5 @@ def test_initial_weights_have_their_scale() -> None:
 )
 def test_parameters_are_counted(config: ModelConfig, count: int) -> None:
     model = LanguageModel(config)
-    own = [p.numel() for name, p in model.named_parameters() if name not in model.tied]
-    assert sum(own) == count
+    own = [s for s in parameter_shards(model) if s.place.tensor not in model.tied]
+    assert sum(shard.parameter.numel() for shard in own) == count
