@@ -162,9 +162,11 @@ def memories() -> None:
             ]
         )
     header = ["recipe", "weights and optimizer, MiB", "most of a step beside them, MiB", "error"]
+    base = PretrainConfig.model_validate(BASE)
     note = (
-        "Planned / measured at the allocator of torch on a CPU, one rank: 5.6 million weights, "
-        "microbatches of 4 × 256 tokens."
+        "Planned / measured at the allocator of torch on a CPU, one rank: "
+        f"{parameters(Architecture.of(base.model)):,} weights, microbatches of "
+        f"{base.batch.microbatch} × {base.sequence_length} tokens."
     )
     write_table("plan_memory", "python -m benchmarks.plan", header, rows, note)
 

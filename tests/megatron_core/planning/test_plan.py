@@ -76,7 +76,7 @@ def test_too_little_memory_is_said_plainly() -> None:
     large = plan("data=8,tensor=8")
     assert large.fits
     assert verdict(large).startswith("it fits: ")
-    hungry = plan("pipeline=8", "h200", microbatch=4)
+    hungry = plan("pipeline=8", microbatch=4)
     assert not hungry.fits
     assert verdict(hungry).endswith("recompute full would")
 
