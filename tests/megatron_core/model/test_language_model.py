@@ -7,8 +7,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from kernels.cross_entropy import IGNORED
+from megatron_core.collectives import ContextSpan, Span
 from megatron_core.config import ModelConfig
-from megatron_core.model import LanguageModel, initialize, parameter_shards
+from megatron_core.model import (
+    Draw,
+    LanguageModel,
+    Place,
+    Share,
+    initialize,
+    load_parameters,
+    parameter_shards,
+)
 from tests.models import random_decoder, small_config, stored_weights
 
 Array = NDArray[np.float64]
@@ -17,6 +27,7 @@ SHAPES = {
     "untied": small_config(tied_embeddings=False, layers=1, rope_theta=500.0),
     "one_kv_head": small_config(kv_heads=1, layers=3),
     "as_many_kv_heads": small_config(kv_heads=4, norm_epsilon=1e-2),
+    "encoder": small_config(kind="encoder"),
 }
 
 
@@ -52,7 +63,8 @@ def attend(x: Array, weights: dict[str, Array], layer: str, config: ModelConfig)
     for head in range(config.heads):
         group = head * config.kv_heads // config.heads
         scores = np.einsum("bts,bus->btu", query[:, :, head], key[:, :, group]) / np.sqrt(size)
-        scores[:, np.triu(np.ones((length, length), bool), k=1)] = -np.inf
+        if config.kind == "decoder":
+            scores[:, np.triu(np.ones((length, length), bool), k=1)] = -np.inf
         shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
         shares /= shares.sum(axis=-1, keepdims=True)
         mixed[:, :, head] = np.einsum("btu,bus->bts", shares, value[:, :, group])
@@ -94,6 +106,35 @@ def test_logits_are_those_of_the_formula(config: ModelConfig) -> None:
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def gridded(config: ModelConfig, share: Share) -> LanguageModel:
+    """The weights of ``random_decoder`` on a grid."""
+    model = LanguageModel(config, share)
+    load_parameters(model, stored_weights(random_decoder(config)))
+    return model
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_losses_on_a_grid_are_those_of_the_formula(config: ModelConfig, recompute: str) -> None:
+    """Each context chunk has its own; some targets do not count."""
+    span, context = Span(config.kv_heads), ContextSpan(4)
+    model = gridded(config, Share(tensor=span, context=context, recompute=recompute))
+    generator = torch.Generator().manual_seed(0)
+    tokens, targets = torch.randint(config.vocabulary, (2, 16, 3), generator=generator)
+    targets[::5] = IGNORED
+    places = [Place(chunk) for chunk in context.chunks]
+    inputs, wanted = ([x.chunk(4)[chunk] for chunk in context.chunks] for x in (tokens, targets))
+    chunks = model.blocks(model.embed(inputs, places), places)
+    losses = model.losses(chunks, wanted, places)
+    weights = {n: w.double().numpy() for n, w in stored_weights(random_decoder(config)).items()}
+    logits = torch.from_numpy(logits_of(weights, config, tokens.T.numpy())).transpose(0, 1)
+    for chunk, loss in zip(context.chunks, losses, strict=True):
+        scores, labels = (x.chunk(4)[chunk].flatten(0, 1) for x in (logits, targets))
+        scores, labels = scores[labels != IGNORED], labels[labels != IGNORED]
+        exact = scores.logsumexp(-1) - scores.gather(1, labels[:, None])[:, 0]
+        assert float(loss.detach()) == pytest.approx(float(exact.sum()), rel=1e-5)
+
+
 @pytest.mark.parametrize("changed", [0, 1, 7, 15])
 def test_a_token_changes_nothing_before_it(changed: int) -> None:
     decoder = random_decoder(small_config())
@@ -130,6 +171,45 @@ def test_initial_weights_are_a_function_of_seed_and_name_alone() -> None:
     assert len({tuple(part.tolist()) for part in matrices}) == len(matrices)
     other = initial_weights(deep, seed + 1)
     assert not any(torch.equal(first[n], other[n]) for n in first if first[n].ndim == 2)
+
+
+def test_initial_weights_of_a_grid_shard_are_the_same_on_any_rank() -> None:
+    """And draws of its own, not a slice of those of the whole."""
+    config = small_config(kv_heads=4)
+
+    def shards(span: Span) -> dict[str, torch.Tensor]:
+        model = LanguageModel(config, Share(tensor=span))
+        initialize(model, config, 1)
+        return {shard.key: shard.parameter.detach() for shard in parameter_shards(model)}
+
+    alone = shards(Span(4))
+    for rank in range(2):
+        mine = shards(Span(4, 2, rank))
+        assert all(torch.equal(alone[key], weight) for key, weight in mine.items())
+        assert {key.partition("/")[2] for key in mine} == {"0", str(2 * rank), str(2 * rank + 1)}
+    whole = shards(Span())["layers.0.ffn.up.weight/0"]
+    assert not torch.equal(alone["layers.0.ffn.up.weight/1"], whole.chunk(4)[1])
+    kinds = {tuple(w.flatten()[:9].tolist()) for k, w in alone.items() if w.ndim == 2}
+    tied = 4  # shards of the head, which are the embedding's
+    assert len(kinds) == sum(weight.ndim == 2 for weight in alone.values()) - tied
+
+
+def test_dropout_is_drawn_only_where_there_is_something_to_draw_from() -> None:
+    config = small_config(dropout=0.5)
+    model, tokens = random_decoder(config), torch.arange(16)[:, None]
+    first, again, other, evaluated = (
+        model.blocks(model.embed([tokens], [place]), [place])[0]
+        for place in (
+            Place(draw=Draw(1, 1, (0,))), Place(draw=Draw(1, 1, (0,))),
+            Place(draw=Draw(1, 1, (1,))), Place(),
+        )
+    )  # fmt: skip
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, evaluated)
+    plain = random_decoder(small_config())
+    undropped = plain.blocks(plain.embed([tokens], [Place()]), [Place()])[0]
+    assert torch.equal(evaluated, undropped)
 
 
 def test_initial_weights_have_their_scale() -> None:
