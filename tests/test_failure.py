@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.hosts import cut_and_mend, open_hosts
 from tests.trainable import (
     kill_rank,
     ranks_in,
@@ -141,3 +142,49 @@ def test_a_loss_that_is_no_number(project: Path) -> None:
     )
     assert found, said
     assert max(saved_steps(project)) == int(found[1]) - 1
+
+
+def test_a_host_that_is_cut_off_comes_back(tmp_path: Path) -> None:
+    try:
+        with open_hosts(1):
+            pass
+    except OSError as error:
+        pytest.skip(f"hosts are made of network namespaces, and here there are none: {error}")
+    settings = ("--set=pretrain.steps=60", "--set=pretrain.checkpoints.every=10")
+    found = cut_and_mend(tmp_path, 1, 25, settings)
+    assert re.match(r"rank 1 \(host1\) is missing: last seen after step \d+, ", found.said)
+    assert found.resumed_from in {10, 20}
+    assert found.root == found.undisturbed
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Path:
+    """Stands for Slurm: ``srun`` runs one task, whose exit code is in a file."""
+    for name, body in {
+        "srun": 'echo "srun $@" >> calls; exit $(cat code)',
+        "scontrol": 'echo "scontrol $@" >> calls',
+    }.items():
+        command = tmp_path / name
+        command.write_text(f"#!/bin/sh\n{body}\n")
+        command.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "requeued"),
+    [(0, 0, False), (75, 0, True), (75, 99, True), (69, 4, True), (69, 5, False), (1, 0, False)],
+)
+def test_the_slurm_script_requeues_what_can_go_on(
+    code: int, restarts: int, requeued: bool, slurm: Path
+) -> None:
+    (slurm / "code").write_text(str(code))
+    variables = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    done = subprocess.run(
+        [Path(__file__).parents[1] / "docs" / "slurm.sh", "finetune", "--set", "a=b"], cwd=slurm,
+        env={"PATH": f"{slurm}:{os.environ['PATH']}", **variables}, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    calls = (slurm / "calls").read_text().splitlines()
+    assert calls[0].startswith("srun ")
+    assert calls[0].endswith(" reforge finetune --set a=b")
+    assert calls[1:] == (["scontrol requeue 7"] if requeued else [])
