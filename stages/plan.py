@@ -43,7 +43,12 @@ def plan(
             "--hardware", metavar="NAME|FILE", help="a100-80gb, h100, h200, laptop, or a YAML file."
         ),
     ] = "laptop",
-    batch: Annotated[int | None, typer.Option(min=1, help="Sequences per step.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Sequences per step; 8 microbatches per pipeline rank for a model."
+        ),
+    ] = None,
     microbatch: Annotated[
         int | None, typer.Option(min=1, help="Sequences per forward pass.")
     ] = None,
@@ -55,9 +60,9 @@ def plan(
     """Print what a layout takes before renting it: parameters, memory, traffic, time.
 
     Plans the recipe's pretraining, or a published model by name. The memory figures are held to
-    measured ones by the tests. The time is that of a well-tuned run: the published runs it was
-    compared with, with nothing fitted, took 5 to 15 % longer (Megatron-LM, 32 to 3,072 GPUs), a
-    third longer in one case (`benchmarks/results/plan.md`).
+    measured ones by the tests. The time is that of a well-tuned run: with nothing fitted, the
+    published runs of Megatron-LM on 32 to 3,072 GPUs took 5 to 15 % longer than planned, those of
+    MT-NLG 34 to 40 % (`benchmarks/results/plan.md`).
     """
     chosen = Layout.parse(layout)
     job = _recipe_job(params, overrides, chosen) if model is None else _model_job(model, chosen)
