@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -151,8 +151,7 @@ class _SavePlanner(DefaultSavePlanner):
         return self.plan
 
     def lookup_object(self, index: MetadataIndex) -> Tensor:
-        assert index.offset is not None
-        return self._parts[index.fqn, index.offset[0]].data
+        return self._parts[_place(index)].data
 
 
 class _LoadPlanner(DefaultLoadPlanner):
@@ -163,20 +162,19 @@ class _LoadPlanner(DefaultLoadPlanner):
         self._parts = {(part.key, part.offset): part for part in parts}
 
     def create_local_plan(self) -> LoadPlan:
-        assert self.metadata is not None
         chunks: dict[str, list[ChunkStorageMetadata]] = {}
         for part in self._parts.values():
             chunks.setdefault(part.key, []).append(_chunk(part))
         items = []
         for key, wanted in chunks.items():
-            stored = self.metadata.state_dict_metadata[key]
-            assert isinstance(stored, TensorStorageMetadata)
-            items += create_read_items_for_chunk_list(key, stored, wanted)
+            stored = cast(Metadata, self.metadata).state_dict_metadata[key]
+            items += create_read_items_for_chunk_list(
+                key, cast(TensorStorageMetadata, stored), wanted
+            )
         return LoadPlan(items)
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        assert index.offset is not None
-        return self._parts[index.fqn, index.offset[0]].data
+        return self._parts[_place(index)].data
 
 
 class _Reader(FileSystemReader):
@@ -204,6 +202,11 @@ class _Reader(FileSystemReader):
         if file not in self._verified:
             check_file(self._folder, self._checkpoint, file)
             self._verified.add(file)
+
+
+def _place(index: MetadataIndex) -> tuple[str, int]:
+    """The shard, and the first element of the part in it, that ``index`` stands for."""
+    return index.fqn, cast(torch.Size, index.offset)[0]
 
 
 def _chunk(part: Part) -> ChunkStorageMetadata:

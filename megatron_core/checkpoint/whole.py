@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -46,6 +46,4 @@ def save_checkpoint(
     saver.save(
         path, parts, placements, step=step, run=run, model=model, layout=layout, scalars=scalars
     )
-    checkpoint = saver.wait()
-    assert checkpoint is not None
-    return checkpoint
+    return cast(Checkpoint, saver.wait())

@@ -184,7 +184,7 @@ class _Post:
                 if message is not None and self._receiver(message) == me:
                     self._due[rank].append(message)
         self._asked: dict[_Message, tuple[Tensor, dist.Work | None]] = {}
-        self._sent: list[tuple[Tensor, dist.Work | None]] = []
+        self._sent: Sequence[tuple[Tensor, dist.Work | None]] = []
 
     def _sent_by(self, action: Action) -> _Message | None:
         if action.kind == "forward" and action.stage < self._pipeline.count - 1:
@@ -201,7 +201,18 @@ class _Post:
         parcel = torch.stack([x.detach() for x in chunks])
         to = self._pipeline.mesh.peer(self._receiver(message))
         with peers():
-            self._sent.append((parcel, dist.isend(parcel, to)))
+            self._forget_sent()
+            self._sent = [*self._sent, (parcel, dist.isend(parcel, to))]
+
+    def _forget_sent(self, *, wait: bool = False) -> None:
+        """Let go of parcels that have left; ``wait`` until all have."""
+        under_way = []
+        for parcel, work in self._sent:
+            if work is not None and not (wait or work.is_completed()):
+                under_way.append((parcel, work))
+            elif work is not None:
+                work.wait()  # raises what went wrong
+        self._sent = under_way
 
     def receive(self, message: _Message) -> list[Tensor]:
         """Wait for ``message``; the tensors by chunk."""
@@ -223,6 +234,4 @@ class _Post:
     def finish(self) -> None:
         """Wait until everything sent has left."""
         with peers():
-            for _, work in self._sent:
-                if work is not None:
-                    work.wait()
+            self._forget_sent(wait=True)
