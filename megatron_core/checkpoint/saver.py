@@ -23,7 +23,7 @@ from megatron_core.checkpoint.ranks import Ranks
 from megatron_core.checkpoint.snapshot import Snapshot
 from megatron_core.checkpoint.storage import METADATA, write_parts
 from megatron_core.collectives.peers import peers
-from megatron_core.errors import IntegrityError, ReforgeError
+from megatron_core.errors import IntegrityError, PeerLostError, ReforgeError
 from megatron_core.files import replace_folder, write_json
 from megatron_core.identity import Environment, FileEntry, hash_file
 
@@ -166,6 +166,8 @@ class CheckpointSaver:
             checkpoint = self._ranks.together(
                 partial(self._describe, job, kinds), partial(self._finish, job)
             )
+        except PeerLostError:
+            raise
         except IntegrityError as error:
             raise IntegrityError(f"the checkpoint {job.path} was not written: {error}") from error
         except ReforgeError as error:
