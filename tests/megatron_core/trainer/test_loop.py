@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from megatron_core.checkpoint import last_checkpoint, load_weights
-from megatron_core.config import AdamW, Grid, ModelConfig, PretrainConfig
-from megatron_core.data.order import Mixture
-from megatron_core.data.windows import TokenWindows, open_streams
+from megatron_core.config import (
+    AdamW,
+    Batch,
+    Checkpoints,
+    Grid,
+    LossScale,
+    PretrainConfig,
+    Schedule,
+)
 from megatron_core.errors import IntegrityError, ReforgeError
-from megatron_core.model import LanguageModel, initialize
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
-from megatron_core.trainer import Trainer
+from megatron_core.trainer import LanguageObjective, Trainer
 from megatron_core.trainer.assemble import pretraining
-from megatron_core.trainer.objective import LossSum, Objective
+from tests import plain, trainings
+from tests.plain import Record
+from tests.recipes import recipe, small_model
 
-Record = dict[str, float]
+MODELS = {
+    "decoder": small_model(layers=2),
+    "untied": small_model(layers=2, tied_embeddings=False, kv_heads=4),
+    "encoder": small_model(layers=2, kind="encoder", kv_heads=4),
+}
 
 
 def train(
@@ -41,7 +50,7 @@ def train(
     return trainer
 
 
-def records(trainer: Trainer) -> list[Record]:
+def records(trainer: Trainer) -> list[dict[str, Any]]:
     return [json.loads(line) for line in trainer.run.steps.read_text().splitlines()]
 
 
@@ -51,169 +60,192 @@ def root(trainer: Trainer) -> str:
     return found[1].root
 
 
-def plain_decoder(config: ModelConfig, seed: int) -> LanguageModel:
-    """In float64, with tied weights as one parameter."""
-    decoder = LanguageModel(config)
-    initialize(decoder, config, seed)
-    if config.tied_embeddings:
-        decoder.head.weight = decoder.embedding.weight
-    return decoder.double()
+def state(trainer: Trainer) -> list[torch.Tensor]:
+    """Copies of main weights and moments."""
+    return [run.data.clone() for run in trainer.engine.state()]
 
 
-def plain_loop(config: PretrainConfig, tokens: Path) -> tuple[list[Record], nn.Module]:
-    """What anyone would write: the whole batch at once, torch's optimizer, torch's clipping."""
-    decoder = plain_decoder(config.model, config.seed)
-    adamw, warmup = config.optimizer, config.schedule.warmup_steps
-    matrices = [p for p in decoder.parameters() if p.ndim == 2]
-    others = [p for p in decoder.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
-        lr=0.0, betas=(adamw.beta1, adamw.beta2), eps=adamw.epsilon,
-        weight_decay=adamw.weight_decay,
+def long_recipe(model: str) -> PretrainConfig:
+    """Fifty steps on a grid that is cut in every dimension."""
+    return recipe(
+        model=MODELS[model], steps=50, grid=Grid(data=2, tensor=2, context=2),
+        batch=Batch(sequences=8, microbatch=2), schedule=Schedule(warmup_steps=5),
+        optimizer=AdamW(learning_rate=3e-3, clip=0.7, weight_decay=0.2),
+        checkpoints=Checkpoints(every=100),
     )  # fmt: skip
-    windows = TokenWindows(open_streams(tokens / "train"), config.sequence_length)
-    order = Mixture(windows.counts, dict.fromkeys(windows.counts, 1.0), config.seed)
-    size, taken = config.batch.sequences, []
-    for step in range(1, config.steps + 1):
-        batch = windows.read([order.locate(k) for k in range((step - 1) * size, step * size)])
-        loss = F.cross_entropy(decoder(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(decoder.parameters(), adamw.clip)
-        turn = math.pi * (step - warmup) / (config.steps - warmup)
-        share = step / warmup if step <= warmup else 0.55 + 0.45 * math.cos(turn)
-        for group in optimizer.param_groups:
-            group["lr"] = adamw.learning_rate * share
-        optimizer.step()
-        rate = adamw.learning_rate * share
-        taken.append({"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": rate})
-    return taken, decoder
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def assert_plain(ours: list[dict[str, Any]], expected: list[Record]) -> None:
+    """The same curve within the rounding of fp32."""
+    assert [r["step"] for r in ours] == list(range(1, len(expected) + 1))
+    for mine, exact in zip(ours, expected, strict=True):
+        assert mine["learning_rate"] == pytest.approx(exact["learning_rate"], rel=1e-12)
+        assert mine["loss"] == pytest.approx(exact["loss"], rel=2e-6), mine["step"]
+        assert mine["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_the_curve_is_that_of_a_plain_loop_in_float64(
-    tied: bool, tiny: PretrainConfig, tokens: Path, tmp_path: Path
+    model: str, tokens: Path, tmp_path: Path
 ) -> None:
-    config = tiny.model_copy(
-        update={
-            "steps": 20, "grid": Grid(data=2),
-            "optimizer": AdamW(learning_rate=3e-3, clip=0.7, weight_decay=0.2),
-            "model": tiny.model.model_copy(update={"tied_embeddings": tied}),
-        }
-    )  # fmt: skip
+    config = long_recipe(model)
     trainer = train(config, tokens, tmp_path)
-    expected, decoder = plain_loop(config, tokens)
+    expected, weights = plain.train(config, trainer.objective)
     ours = records(trainer)
-    assert [r["step"] for r in ours] == list(range(1, 21))
+    assert_plain(ours, expected)
     assert max(r["gradient_norm"] for r in ours) > 0.7  # or nothing was clipped
     assert ours[-1]["loss"] < ours[0]["loss"] - 0.3
-    for mine, exact in zip(ours, expected, strict=True):
-        for key, value in exact.items():
-            assert mine[key] == pytest.approx(value, rel=2e-5), (key, mine["step"])
-    (path,) = trainer.run.checkpoints.glob("step-00000020")
-    exact_weights = dict(decoder.named_parameters(remove_duplicate=False))
-    for name, weight in load_weights(path).items():
-        torch.testing.assert_close(weight.double(), exact_weights[name], rtol=1e-4, atol=1e-5)
+    stored = load_weights(trainer.run.checkpoints / "step-00000050")
+    assert stored.keys() == weights.keys()
+    for name, weight in stored.items():
+        torch.testing.assert_close(weight.double(), weights[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_tied_gradients_are_added_once_at_the_end_of_the_step(
-    tiny: PretrainConfig, tokens: Path, tmp_path: Path
+def test_so_is_that_of_four_ranks(tokens: Path, tmp_path: Path) -> None:
+    config = long_recipe("decoder")
+    assert trainings.train(tokens, tmp_path, config, "tensor=2,context=2")
+    objective = LanguageObjective(
+        tokens, sequence_length=config.sequence_length, sources={}, seed=config.seed
+    )  # fmt: skip
+    ours = [json.loads(line) for line in trainings.Trained(tmp_path).steps.splitlines()]
+    assert_plain(ours, plain.train(config, objective)[0])
+
+
+@pytest.mark.parametrize("grid", [Grid(), Grid(data=4), Grid(tensor=2), Grid(context=4)], ids=str)
+def test_another_grid_is_the_same_training_within_rounding(
+    grid: Grid, tokens: Path, tmp_path: Path
 ) -> None:
-    """The tokens of a batch are a power of two, so that dividing by them rounds nothing."""
-    found = {}
-    for tied in (True, False):
-        model = tiny.model.model_copy(update={"tied_embeddings": tied})
-        config = tiny.model_copy(update={"model": model})
-        with open_mesh(Layout(), "cpu", 1) as mesh:
-            trainer = pretraining(config, tokens, {}, tmp_path, mesh)
-            if not tied:
-                trainer._main["head.weight"].copy_(trainer._main["embedding.weight"])
-            gradient, _ = trainer._gradient(1)
-        found[tied] = trainer.state.layout.views(gradient)
-    apart = found[False]
-    together = apart["embedding.weight"] + apart["head.weight"]
-    assert torch.equal(found[True]["embedding.weight"], together)
-    assert torch.equal(found[True]["layers.0.ffn.up.weight"], apart["layers.0.ffn.up.weight"])
+    """Only the initial draws are others, by tensor shard, so both sides start from the grid's."""
+    config = recipe(model=MODELS["decoder"], grid=grid, steps=3)
+    trainer = train(config, tokens, tmp_path)
+    assert_plain(records(trainer), plain.train(config, trainer.objective)[0])
 
 
-def test_bf16_is_reproducible_and_near_fp32(
-    tiny: PretrainConfig, tokens: Path, tmp_path: Path
+def test_the_heldout_loss_is_that_of_the_last_weights(tokens: Path, tmp_path: Path) -> None:
+    config = recipe(model=MODELS["decoder"])
+    trainer = train(config, tokens, tmp_path)
+    weights = load_weights(trainer.run.checkpoints / "step-00000002")
+    batches = [make() for make in trainer.objective.heldout(config.batch.microbatch, 4)]
+    total, count = 0.0, 0
+    for batch in batches:
+        exact = {name: weight.double() for name, weight in weights.items()}
+        scores = plain.logits(exact, config.model, batch.tokens).log_softmax(-1)
+        counted = batch.targets >= 0
+        targets = batch.targets.clamp(min=0)[..., None]
+        total -= float((scores.gather(-1, targets)[..., 0] * counted).sum())
+        count += int(counted.sum())
+    assert [record.get("heldout_loss") is None for record in records(trainer)] == [True, False]
+    assert records(trainer)[-1]["heldout_loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_bf16_is_near_fp32_and_computes_from_rounded_main_weights(
+    tokens: Path, tmp_path: Path
 ) -> None:
-    bf16 = tiny.model_copy(update={"precision": "bf16"})
-    first, second = (train(bf16, tokens, tmp_path / name) for name in "ab")
-    exact = train(tiny, tokens, tmp_path / "fp32")
-    assert root(first) == root(second) != root(exact)
-    assert {p.dtype for p in first.model.parameters()} == {torch.bfloat16}
-    assert first.state.weights.dtype == torch.float32
-    for mine, theirs in zip(records(first), records(exact), strict=True):
+    bf16 = train(recipe(precision="bf16", steps=4), tokens, tmp_path / "bf16")
+    fp32 = train(recipe(steps=4), tokens, tmp_path / "fp32")
+    assert root(bf16) != root(fp32)
+    for mine, theirs in zip(records(bf16), records(fp32), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.01)
-    # The model computes from the rounded main weights.
-    weights = first.state.layout.views(first.state.weights)
-    for name, parameter in first.model.named_parameters():
-        if name != "head.weight":
-            assert torch.equal(parameter, weights[name].bfloat16())
+    for bucket in bf16.engine.buckets:
+        assert {shard.parameter.dtype for shard in bucket.shards} == {torch.bfloat16}
+        if not bucket.tied:
+            assert bucket.state.weights.dtype == torch.float32
+            assert not torch.equal(bucket.state.weights, bucket.weights.float())
+            assert torch.equal(bucket.state.weights.bfloat16(), bucket.weights)
 
 
-class Poisoned:
-    """An objective whose loss is no number at one step; it keeps the state from before."""
+def test_an_overflow_is_skipped_and_halves_the_scale(tokens: Path, tmp_path: Path) -> None:
+    states: list[list[torch.Tensor]] = []
 
-    def __init__(self, inner: Objective, trainer: Trainer, step: int) -> None:
-        self.inner, self.trainer, self.step = inner, trainer, step
-        self.before: list[torch.Tensor] = []
+    def watch(trainer: Trainer) -> None:
+        take_step = trainer._train_step
 
-    def loss(self, model: nn.Module, samples: Sequence[int]) -> LossSum:
-        part = self.inner.loss(model, samples)
-        if self.trainer.step + 1 == self.step:
-            self.before = copy.deepcopy(list(self.trainer.state.tensors().values()))
-            return LossSum(part.total * float("nan"), part.count)
-        return part
+        def watched() -> dict[str, Any]:
+            states.append(state(trainer))
+            return take_step()
 
-    def heldout(self, model: nn.Module) -> LossSum:
-        return self.inner.heldout(model)
+        trainer._train_step = watched  # type: ignore[method-assign]
+
+    config = recipe(precision="fp16", loss_scale=LossScale(initial=2**15), steps=4)
+    trainer = train(config, tokens, tmp_path, watch)
+    taken = records(trainer)
+    assert [record.get("skipped", False) for record in taken] == [True, True, True, False]
+    assert [record["loss_scale"] for record in taken] == [2**15, 2**14, 2**13, 2**12]
+    assert ["learning_rate" in record for record in taken] == [False, False, False, True]
+    for later in states[1:]:  # no step that was skipped left a trace
+        assert all(map(torch.equal, states[0], later))
+    assert not any(map(torch.equal, states[0], state(trainer)))
+    assert trainer.scaler.state() == {"loss_scale": 2**12, "quiet_steps": 1.0}
 
 
-def test_a_loss_that_is_no_number_stops_before_the_update(
-    tiny: PretrainConfig, tokens: Path, tmp_path: Path
-) -> None:
-    stopped: list[Trainer] = []
+def poison(step: int, *, gradient: float = math.nan, loss: float = math.nan) -> Any:
+    """What makes one step compute what is no number, and keeps the state from before it."""
+    kept: list[tuple[Trainer, list[torch.Tensor]]] = []
 
-    def poison(trainer: Trainer) -> None:
-        stopped.append(trainer)
-        trainer.objective = Poisoned(trainer.objective, trainer, step=6)
+    def prepare(trainer: Trainer) -> None:
+        compute = trainer.engine.gradient
 
-    with pytest.raises(ReforgeError, match="the loss of step 6 is nan, and no update was made"):
-        train(tiny, tokens, tmp_path, poison)
-    (trainer,) = stopped
-    assert trainer.step == 5
-    assert len(records(trainer)) == 5
-    assert isinstance(trainer.objective, Poisoned)
-    for before, now in zip(trainer.objective.before, trainer.state.tensors().values(), strict=True):
-        assert torch.equal(before, now)
+        def poisoned(read: Any, number: int, **options: float) -> tuple[float, int]:
+            mean, count = compute(read, number, **options)
+            if number != step:
+                return mean, count
+            kept.append((trainer, state(trainer)))
+            for bucket in trainer.engine.buckets[-2:]:
+                bucket.gradient[-1:] = gradient
+            return loss, count
+
+        trainer.engine.gradient = poisoned  # type: ignore[method-assign]
+
+    return prepare, kept
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(tokens: Path, tmp_path: Path) -> None:
+    config = recipe(steps=5)
+    prepare, kept = poison(3)
+    with pytest.raises(ReforgeError, match=r"the loss of step 3 is nan: the gradient is not finit"):
+        train(config, tokens, tmp_path, prepare)
+    ((trainer, before),) = kept
+    assert trainer.step == 2
+    assert len(records(trainer)) == 2
+    assert all(map(torch.equal, before, state(trainer)))
     found = last_checkpoint(trainer.run.checkpoints)
     assert found is not None
-    assert found[1].step == 3
+    assert found[1].step == 2
     # The same command without the poison goes on from there to the bits of a run without it.
-    assert root(train(tiny, tokens, tmp_path)) == root(train(tiny, tokens, tmp_path / "other"))
+    assert root(train(config, tokens, tmp_path)) == root(train(config, tokens, tmp_path / "other"))
 
 
-def test_a_finished_run_is_left_as_it_is(
-    tiny: PretrainConfig, tokens: Path, tmp_path: Path
-) -> None:
-    trainer = train(tiny, tokens, tmp_path)
+def test_so_does_a_gradient_that_no_scale_can_help(tokens: Path, tmp_path: Path) -> None:
+    """Its tensors are named; at a scale of 1 an overflow is no matter of the scale."""
+    for name, config in {
+        "fp32": recipe(), "fp16": recipe(precision="fp16", loss_scale=LossScale(initial=1))
+    }.items():  # fmt: skip
+        prepare, kept = poison(1, gradient=math.inf, loss=4.0)
+        with pytest.raises(ReforgeError, match=r"step 1 is 4\.0: the gradient is not finite in "):
+            train(config, tokens, tmp_path / name, prepare)
+        assert kept[0][0].step == 0
+
+
+def test_a_finished_run_is_left_as_it_is(tokens: Path, tmp_path: Path) -> None:
+    trainer = train(recipe(), tokens, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in trainer.run.checkpoints.rglob("*")}
-    again = train(tiny, tokens, tmp_path)
+    again = train(recipe(), tokens, tmp_path)
     assert again.steps_taken == 0
     assert {p: p.stat().st_mtime_ns for p in again.run.checkpoints.rglob("*")} == before
     assert records(again) == records(trainer)
 
 
-def test_a_checkpoint_of_another_run_is_refused(
-    tiny: PretrainConfig, tokens: Path, tmp_path: Path
-) -> None:
-    theirs = train(tiny.model_copy(update={"seed": 2, "steps": 3}), tokens, tmp_path)
+def test_a_checkpoint_of_another_run_is_refused(tokens: Path, tmp_path: Path) -> None:
+    theirs = train(recipe(seed=2), tokens, tmp_path)
 
     def slip_in(trainer: Trainer) -> None:
         shutil.copytree(theirs.run.checkpoints, trainer.run.checkpoints)
 
     with pytest.raises(IntegrityError, match="is of another recipe or other inputs: move it out"):
-        train(tiny, tokens, tmp_path, slip_in)
+        train(recipe(), tokens, tmp_path, slip_in)
+
+
+def test_without_fingerprints_none_are_kept(tokens: Path, tmp_path: Path) -> None:
+    trainer = train(recipe(fingerprint_every=0), tokens, tmp_path / "none")
+    assert not (trainer.run.folder / "fingerprints.bin").exists()
+    assert root(trainer) == root(train(recipe(), tokens, tmp_path / "some"))
