@@ -70,6 +70,7 @@ class Watchdog:
         self._step, self._at, self._last = 0, time.time(), time.monotonic()
         self._count = 0
         self._judged = False
+        self._launcher = _launcher()
         self._ended = threading.Event()
 
     @classmethod
@@ -150,13 +151,20 @@ class Watchdog:
         os._exit(EXIT_CODE)
 
     def _guard(self) -> None:
-        """End the process even if the store answers no more; forgive time it was stopped."""
+        """End the process if its launcher is gone, or if no step ends and the store is silent.
+
+        Time in which the process itself was stopped is forgiven.
+        """
         woken = time.monotonic()
         while not self._ended.wait(self._interval):
             asleep = time.monotonic() - woken - self._interval
             if asleep > self._interval + 2:
                 self._last += asleep
             woken = time.monotonic()
+            if _launcher() != self._launcher and not self._ended.is_set():
+                # Whoever runs the command again must not meet us at work on the same run.
+                logger.error("rank %d stops: its launcher is gone", self._rank)
+                os._exit(EXIT_CODE)
             if not self._judged and self._late(by=10 * self._interval):
                 self._stop(
                     f"no step has ended on rank {self._rank} for {woken - self._last:.0f} s after "
@@ -239,6 +247,12 @@ def _named(ranks: Sequence[int], reports: Mapping[int, Report]) -> str:
     ]
     more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(names)}{more}"
+
+
+def _launcher() -> int | None:
+    """Process id of torchrun, or of ``reforge`` that started this rank; None without one."""
+    elastic = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return os.getppid() if elastic else None
 
 
 def _whereabouts() -> tuple[bool, str]:

@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch.distributed as dist
 
 from megatron_core.parallel.watchdog import EXIT_CODE, Report, Watchdog, judge
 from tests.ranks import start_ranks
+from tests.trainable import wait_for
 
 HANG_AFTER = 1.0
 HOST = platform.node()
@@ -151,6 +154,40 @@ def test_time_in_which_the_process_was_stopped_does_not_count(tmp_path: Path) ->
     os.kill(process.pid, signal.SIGCONT)
     process.join(60)
     assert process.exitcode == 0
+
+
+LAUNCHER = "from megatron_core.parallel.launch import launch; launch(2, 'work', [])"
+WORK = """
+import os, pathlib, time
+from megatron_core.parallel.watchdog import Watchdog
+rank = os.environ["RANK"]
+with Watchdog.join(int(rank), 2, 60):
+    pathlib.Path(rank + ".new").write_text(str(os.getpid()))
+    pathlib.Path(rank + ".new").rename(rank)
+    time.sleep(600)
+"""
+
+
+def test_ranks_do_not_outlive_their_launcher(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(WORK)
+    paths = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[3])))
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}
+    )
+    wait_for(lambda: all((tmp_path / rank).exists() for rank in "01"))
+    pids = [int((tmp_path / rank).read_text()) for rank in "01"]
+    assert all(is_running(pid) for pid in pids)
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in pids), 30)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def report(**changes: object) -> Report:
