@@ -1,83 +1,112 @@
-"""The losses of both objectives against sums over a table of logits."""
+"""What each objective reads: which samples, what is to be predicted, and how it is padded."""
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
+from kernels.cross_entropy import IGNORED
+from megatron_core.config import MaskingConfig
+from megatron_core.model import Classifier, initialize
+from megatron_core.parallel.engine import Batch
 from megatron_core.trainer import ClassificationObjective, LanguageObjective
-from megatron_core.trainer.classification import Examples, class_logits
+from megatron_core.trainer.classification import Examples, predict
+from megatron_core.trainer.language import MaskedObjective
+from megatron_core.trainer.objective import padded_places
+from tests.models import small_config
 
-CPU = torch.device("cpu")
-
-
-def log_softmax(row: list[float]) -> list[float]:
-    total = math.fsum(math.exp(x) for x in row)
-    return [x - math.log(total) for x in row]
+SAMPLES = range(40, 47)
 
 
-class Bigrams(nn.Module):
-    """Logits that depend on the last token alone."""
-
-    def __init__(self, vocabulary: int = 64) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.table = nn.Parameter(torch.randn(vocabulary, vocabulary, generator=generator))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.table[tokens]
-
-    def exact(self, windows: list[list[int]]) -> float:
-        table = [log_softmax(row) for row in self.table.tolist()]
-        return -math.fsum(table[a][b] for row in windows for a, b in pairwise(row))
+def language(tokens: Path) -> LanguageObjective:
+    return LanguageObjective(tokens, sequence_length=16, sources={}, seed=1)
 
 
-def test_language(tokens: Path) -> None:
-    objective = LanguageObjective(tokens, sequence_length=16, sources={}, seed=1, device=CPU)
-    model, samples = Bigrams(), range(40, 47)
-    part = objective.loss(model, samples)
-    windows = objective.windows.read([objective.order.locate(k) for k in samples]).tolist()
-    assert part.count == 7 * 16
-    assert part.total.requires_grad
-    assert part.total.item() == pytest.approx(model.exact(windows), rel=1e-6)
+def masked(tokens: Path) -> MaskedObjective:
+    return MaskedObjective(
+        tokens, sequence_length=16, sources={}, seed=1, masking=MaskingConfig(token=63),
+        vocabulary=64,
+    )  # fmt: skip
 
 
-def test_language_heldout(tokens: Path) -> None:
-    objective = LanguageObjective(tokens, sequence_length=16, sources={}, seed=1, device=CPU)
-    model = Bigrams()
-    part = objective.heldout(model)
-    windows = [
-        row
-        for source in ("books", "notes")
-        for row in objective.heldout_windows.read(
-            [(source, i) for i in range(objective.heldout_windows.counts[source])]
-        ).tolist()
-    ]
+def windows_of(objective: LanguageObjective, samples: range) -> torch.Tensor:
+    return objective.windows.read([objective.order.locate(k) for k in samples])
+
+
+def test_language_predicts_every_next_token(tokens: Path) -> None:
+    objective = language(tokens)
+    batch, windows = objective.read(SAMPLES), windows_of(language(tokens), SAMPLES)
+    assert windows.shape == (7, 17)
+    assert torch.equal(batch.tokens, windows[:, :-1])
+    assert torch.equal(batch.targets, windows[:, 1:])
+    assert (batch.count, batch.by_position) == (7 * 16, True)
+
+
+def test_samples_are_the_same_however_they_are_read(tokens: Path) -> None:
+    """A rank reads its own alone, so nothing may depend on those beside them."""
+    for objective in (language(tokens), masked(tokens)):
+        whole = objective.read(SAMPLES)
+        for row, sample in enumerate(SAMPLES):
+            one = objective.read([sample])
+            assert torch.equal(one.tokens[0], whole.tokens[row])
+            assert torch.equal(one.targets[0], whole.targets[row])
+
+
+def test_masked_predicts_what_it_hides(tokens: Path) -> None:
+    objective = masked(tokens)
+    batch, original = objective.read(SAMPLES), windows_of(objective, SAMPLES)[:, :-1]
+    chosen = batch.targets != IGNORED
+    assert torch.equal(batch.targets[chosen], original[chosen])
+    assert torch.equal(batch.tokens[~chosen], original[~chosen])
+    assert (batch.tokens[chosen] != original[chosen]).any()
+    assert batch.count == int(chosen.sum()) < 7 * 16 / 2
+
+
+def heldout(
+    objective: LanguageObjective | ClassificationObjective, microbatch: int, multiple: int
+) -> list[Batch]:
+    made = [make() for make in objective.heldout(microbatch, multiple)]
+    assert len(made) % multiple == 0
+    assert {len(batch.tokens) for batch in made} == {microbatch}
+    return made
+
+
+@pytest.mark.parametrize(("microbatch", "multiple"), [(1, 1), (3, 4), (5, 2), (64, 8)])
+def test_heldout_windows_are_each_predicted_once(
+    microbatch: int, multiple: int, tokens: Path
+) -> None:
+    objective = language(tokens)
+    held = objective.heldout_windows
+    windows = torch.cat(
+        [held.read([(source, i) for i in range(held.counts[source])]) for source in held.counts]
+    )
     assert len(windows) < 64  # so every window is taken
-    assert part.count == len(windows) * 16
-    assert float(part.total) == pytest.approx(model.exact(windows), rel=1e-6)
-    assert not part.total.requires_grad
+    made = heldout(objective, microbatch, multiple)
+    tokens_, targets = (torch.cat([getattr(b, n) for b in made]) for n in ("tokens", "targets"))
+    counted = (targets != IGNORED).all(dim=1)
+    assert int(counted.sum()) * 16 == sum(batch.count for batch in made) == len(windows) * 16
+    assert (targets[~counted] == IGNORED).all()
+    found = torch.cat([tokens_[counted], targets[counted, -1:]], dim=1)
+    assert sorted(found.tolist()) == sorted(windows.tolist())
 
 
-class LastTokens(nn.Module):
-    """Logits that are the number of real tokens, and the sum of them over ten."""
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return torch.stack([lengths.float(), tokens.sum(1) / 10, 0 * lengths.float()], dim=1)
+@pytest.mark.parametrize(("count", "microbatch", "multiple"), [(0, 2, 4), (8, 2, 4), (9, 2, 4)])
+def test_places_are_filled_up(count: int, microbatch: int, multiple: int) -> None:
+    places = padded_places(count, microbatch, multiple)
+    assert len(places) == multiple * -(-count // (microbatch * multiple))
+    flat = [place for row in places for place in row]
+    assert flat[:count] == list(range(count))
+    assert set(flat[count:]) <= {-1}
 
 
 TEXTS = [[1, 2], [9, 9, 9, 9, 9, 9], [], [4, 5, 6]]
 CLASSES = [0, 1, 2, 1]
-ROWS = [[2.0, 0.3, 0.0], [4.0, 3.6, 0.0], [1.0, 0.0, 0.0], [3.0, 1.5, 0.0]]
 
 
-def examples() -> Examples:
-    return Examples.of(TEXTS, CLASSES, length=4)
+def examples(times: int = 1) -> Examples:
+    return Examples.of(TEXTS * times, CLASSES * times, length=4)
 
 
 def test_examples_are_padded_and_cut() -> None:
@@ -88,23 +117,33 @@ def test_examples_are_padded_and_cut() -> None:
     assert len(made) == 4
 
 
-def test_classification() -> None:
-    objective = ClassificationObjective(examples(), examples(), seed=3, device=CPU)
-    exact = [-log_softmax(row)[label] for row, label in zip(ROWS, CLASSES, strict=True)]
-    part = objective.loss(LastTokens(), range(8))  # two passes
-    assert part.count == 8
-    assert float(part.total) == pytest.approx(2 * sum(exact), rel=1e-6)
-    rows = [objective.order.locate(k)[1] for k in (1, 2)]
-    part = objective.loss(LastTokens(), [1, 2])
-    assert float(part.total) == pytest.approx(sum(exact[row] for row in rows), rel=1e-6)
+def test_classification_passes_over_the_examples() -> None:
+    objective, made = ClassificationObjective(examples(), examples(), seed=3), examples()
+    batch = objective.read(range(8))  # two passes
+    assert (batch.count, batch.by_position) == (8, False)
+    for first in (0, 4):
+        rows = [objective.order.locate(k)[1] for k in range(first, first + 4)]
+        assert sorted(rows) == [0, 1, 2, 3]
+        assert torch.equal(batch.tokens[first : first + 4], made.tokens[rows])
+        targets = torch.stack([made.classes[rows], made.lengths[rows]])
+        assert torch.equal(batch.targets[:, first : first + 4], targets)
 
 
-def test_classification_heldout_takes_every_example() -> None:
-    test = Examples.of(TEXTS * 40, CLASSES * 40, length=4)
-    objective = ClassificationObjective(examples(), test, seed=3, device=CPU)
-    logits = class_logits(LastTokens(), test, CPU)
-    torch.testing.assert_close(logits, torch.tensor(ROWS * 40))
-    exact = [-log_softmax(row)[label] for row, label in zip(ROWS, CLASSES, strict=True)]
-    part = objective.heldout(LastTokens())
-    assert part.count == 160
-    assert float(part.total) == pytest.approx(40 * sum(exact), rel=1e-6)
+def test_classification_heldout_takes_every_example_once() -> None:
+    objective = ClassificationObjective(examples(), examples(3), seed=3)
+    made = heldout(objective, 5, 2)
+    classes, lengths = torch.cat([batch.targets for batch in made], dim=1)
+    assert classes[:12].tolist() == CLASSES * 3
+    assert lengths[:12].tolist() == examples(3).lengths.tolist()
+    assert set(classes[12:].tolist()) == {IGNORED}
+    assert sum(batch.count for batch in made) == 12
+
+
+def test_predictions_are_the_largest_logits() -> None:
+    config = small_config(initial_std=0.3)
+    model = Classifier(config, classes=3)
+    initialize(model, config, seed=1)
+    many = examples(20)  # more than are computed at once
+    with torch.no_grad():
+        logits = model(many.tokens, many.lengths)
+    assert predict(model, many) == logits.argmax(dim=1).tolist()
