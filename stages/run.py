@@ -182,11 +182,11 @@ def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
     else:
         room = _processors() // threads
     grids = {path: training.grid for path, training in runs.items()}
-    chosen = Layout.choose(text, grids, room=room, joined=joined_ranks())
+    chosen = Layout.choose(text, grids, recipe.pretrain.model, room=room, joined=joined_ranks())
     if text == "auto" and joined_ranks() is None:
         logger.info(
-            "layout data=%d: as far as grid.data = %d goes and this machine has room (%d ranks)",
-            chosen.data, min(grid.data for grid in grids.values()), max(1, room),
+            "layout %s: as far as the grid goes and this machine has room (%d ranks)",
+            chosen, max(1, room),
         )  # fmt: skip
     return chosen
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
-from megatron_core.config import Grid
+from megatron_core.config import Grid, ModelConfig
 from megatron_core.errors import ConfigError
 
 Schedule = Literal["1f1b", "interleaved", "zero_bubble"]
@@ -92,16 +92,17 @@ class Layout:
 
     @classmethod
     def choose(
-        cls, text: str, grids: Mapping[str, Grid], *, room: int, joined: int | None
-    ) -> Layout:
-        """The layout that ``text`` asks for, checked against the ``grids`` of the recipe.
+        cls, text: str, grids: Mapping[str, Grid], model: ModelConfig, *, room: int,
+        joined: int | None,
+    ) -> Layout:  # fmt: skip
+        """The layout that ``text`` asks for, checked against the recipe's ``grids`` and model.
 
         ``auto`` takes the ranks that have ``joined``, or as many as the grids allow and this
         machine has ``room`` for: data first, then tensor, then context.
 
         Raises:
-            ConfigError: the text is no layout, asks for other ranks than have joined, or a
-                degree does not divide the grid's.
+            ConfigError: the text is no layout, asks for other ranks than have joined, or does
+                not fit the grids or the model; all misfits are named.
         """
         if text == "auto":
             layout = cls._fill(grids, room if joined is None else joined)
@@ -112,8 +113,12 @@ class Layout:
                 f"--layout {text} needs {layout.ranks} ranks, but {joined} were launched: "
                 "say with --layout how to spread the recipe over them"
             )
-        for section, grid in grids.items():
-            layout._check(section, grid)
+        problems = [p for section, grid in grids.items() for p in layout._misfits(section, grid)]
+        problems += layout._model_misfits(model)
+        if problems:
+            raise ConfigError(
+                f"--layout {layout} does not fit the recipe:\n  " + "\n  ".join(problems)
+            )
         return layout
 
     @classmethod
@@ -128,11 +133,20 @@ class Layout:
             left //= degree
         return cls(**degrees)
 
-    def _check(self, section: str, grid: Grid) -> None:
+    def _misfits(self, section: str, grid: Grid) -> Iterator[str]:
         for name in ("data", "tensor", "context"):
             mine, shards = getattr(self, name), getattr(grid, name)
             if shards % mine:
-                raise ConfigError(
-                    f"{name}={mine} in the layout must divide {section}.grid.{name} = {shards}; "
+                yield (
+                    f"{name}={mine} must divide {section}.grid.{name} = {shards}; "
                     "a larger grid is another recipe and gives other bits"
                 )
+
+    def _model_misfits(self, model: ModelConfig) -> Iterator[str]:
+        stages = self.pipeline * self.stages
+        if stages > model.layers:
+            yield f"{stages} pipeline stages need a layer each, and the model has {model.layers}"
+        experts = 1 if model.experts is None else model.experts.count
+        if experts % self.expert:
+            has = f"{experts} experts" if model.experts else "no experts"
+            yield f"expert={self.expert} must divide the experts, and the model has {has}"

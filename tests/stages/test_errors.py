@@ -232,9 +232,11 @@ def test_unwritable_disk(reforge: Reforge) -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("data=3", "data=3 in the layout must divide pretrain.grid.data = 1"),
-        ("tensr=2", "`tensr` cannot be laid out over ranks"),
+        ("data=3", "data=3 must divide pretrain.grid.data = 1"),
+        ("tensr=2", "`tensr` is no dimension of a layout"),
         ("data=zero", "`data=zero` needs a whole number"),
+        ("pipeline=16", "16 pipeline stages need a layer each, and the model has"),
+        ("data=1,expert=2", "expert=2 must divide data=1"),
     ],
 )
 def test_wrong_layout(reforge: Reforge, layout: str, message: str) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from megatron_core.config import Grid
+from megatron_core.config import ExpertsConfig, Grid, ModelConfig
 from megatron_core.errors import ConfigError
 from megatron_core.parallel.layout import Layout
 
@@ -14,6 +14,7 @@ GRIDS = {
     "pretrain": Grid(data=8, tensor=2, context=2),
     "finetune.continued": Grid(data=4, tensor=2),
 }
+MODEL = ModelConfig(layers=4, experts=ExpertsConfig(count=4))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_what_is_no_layout_is_refused(text: str, message: str) -> None:
     ],
 )
 def test_the_choice(text: str, room: int, joined: int | None, layout: Layout) -> None:
-    assert Layout.choose(text, GRIDS, room=room, joined=joined) == layout
+    assert Layout.choose(text, GRIDS, MODEL, room=room, joined=joined) == layout
 
 
 @pytest.mark.parametrize(
@@ -100,12 +101,34 @@ def test_the_choice(text: str, room: int, joined: int | None, layout: Layout) ->
     [
         ("data=4", 2, "--layout data=4 needs 4 ranks, but 2 were launched"),
         ("auto", 3, "--layout auto needs 2 ranks, but 3 were launched"),
-        ("data=8", None, "data=8 in the layout must divide finetune.continued.grid.data = 4"),
-        ("data=3", None, "data=3 in the layout must divide pretrain.grid.data = 8"),
-        ("tensor=4", None, "tensor=4 in the layout must divide pretrain.grid.tensor = 2"),
-        ("context=2", None, "context=2 in the layout must divide finetune.continued.grid.context"),
+        ("data=8", None, "data=8 must divide finetune.continued.grid.data = 4"),
+        ("data=3", None, "data=3 must divide pretrain.grid.data = 8"),
+        ("tensor=4", None, "tensor=4 must divide pretrain.grid.tensor = 2"),
+        ("context=2", None, "context=2 must divide finetune.continued.grid.context"),
     ],
 )
 def test_what_does_not_fit_the_grid_is_refused(text: str, joined: int | None, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        Layout.choose(text, GRIDS, room=8, joined=joined)
+        Layout.choose(text, GRIDS, MODEL, room=8, joined=joined)
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "message"),
+    [
+        ("pipeline=3,stages=2", MODEL, "6 pipeline stages need a layer each, and the model has 4"),
+        ("data=8,expert=8", MODEL, "expert=8 must divide the experts, and the model has 4 experts"),
+        ("data=2,expert=2", ModelConfig(), "the model has no experts"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(
+    text: str, model: ModelConfig, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Layout.choose(text, {"pretrain": Grid(data=8)}, model, room=8, joined=None)
+
+
+def test_all_misfits_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Layout.choose("data=16,tensor=4,pipeline=5", GRIDS, MODEL, room=8, joined=None)
+    assert str(caught.value).count("must divide") == 4
+    assert "5 pipeline stages" in str(caught.value)
