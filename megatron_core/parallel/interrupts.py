@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
+
+from megatron_core.errors import PeerLostError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -16,7 +19,8 @@ class Interrupts:
 
     The handler only sets a flag, so a step is never torn: whoever holds the object asks
     ``requested`` where it can stop, lets all ranks agree, saves, and raises ``Interrupted``.
-    The handlers that were there before are put back at the end. Outside the main thread Python
+    The handlers that were there before are put back at the end, and meet the signal after all if
+    the block ended because another rank is gone. Outside the main thread Python
     allows no handlers, and nothing is ever requested.
     """
 
@@ -36,11 +40,14 @@ class Interrupts:
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._previous.items():
             # None stands for a handler that was not set from Python and cannot be read.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
+        if self.received is not None and isinstance(error, PeerLostError):
+            # A launcher ends the ranks when one fails. Nothing can be saved without it: obey.
+            os.kill(os.getpid(), self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from megatron_core.errors import Interrupted
+from megatron_core.errors import Interrupted, PeerLostError
 from megatron_core.parallel.interrupts import SIGNALS, Interrupts
 
 
@@ -20,7 +20,8 @@ def harmless() -> Iterator[None]:
     def not_caught(number: int, frame: object) -> None:
         raise AssertionError(f"signal {number} was not caught")
 
-    before = {number: signal.signal(number, not_caught) for number in SIGNALS}
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, not_caught) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -63,6 +64,14 @@ def test_handlers_are_put_back_after_an_error() -> None:
         raise Interrupted("step 3 is saved")
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert raised.value.exit_code == os.EX_TEMPFAIL
+
+
+def test_a_signal_is_obeyed_when_another_rank_is_gone() -> None:
+    with pytest.raises(AssertionError, match="signal 15 was not caught"), Interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise PeerLostError("rank 1 stops: another rank is gone")
+    with pytest.raises(PeerLostError), Interrupts():
+        raise PeerLostError("and no signal came")
 
 
 def test_outside_the_main_thread_nothing_is_requested() -> None:
