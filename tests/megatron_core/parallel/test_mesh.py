@@ -77,14 +77,15 @@ def work(layout: Layout, folder: Path) -> None:
             name: span.gather(torch.tensor([mesh.rank])).tolist() for name, span in spans.items()
         }
         merged = mesh.merge(torch.tensor([mesh.rank, 2**40]))
-        torch.save((seen, met, merged), folder / f"{mesh.rank}.pt")
+        flags = mesh.any(mesh.rank == 3), mesh.any(False)
+        torch.save((seen, met, merged, flags), folder / f"{mesh.rank}.pt")
 
 
 def test_ranks_meet_those_that_differ_along_the_axes_of_a_group(tmp_path: Path) -> None:
     layout = Layout(data=2, tensor=2, context=2)
     assert run_ranks(work, 8, layout, tmp_path) == [0] * 8
     for rank in range(8):
-        seen, met, merged = torch.load(tmp_path / f"{rank}.pt")
+        seen, met, merged, flags = torch.load(tmp_path / f"{rank}.pt")
         tensor, context, data = rank & 1, rank & 2, rank & 4
         assert met == {
             "tensor": [context + data, context + data + 1],
@@ -97,13 +98,14 @@ def test_ranks_meet_those_that_differ_along_the_axes_of_a_group(tmp_path: Path) 
             "replica": replicas, "expert_replica": replicas, "checkpoint": list(range(8)),
         }  # fmt: skip
         assert merged.tolist() == [sum(range(8)), 8 * 2**40]
+        assert flags == (True, False)
 
 
 def test_expert_ranks_meet_apart_from_those_that_hold_the_same_experts(tmp_path: Path) -> None:
     layout = Layout(data=4, expert=2)
     assert run_ranks(work, 4, layout, tmp_path) == [0] * 4
     for rank in range(4):
-        seen, met, _ = torch.load(tmp_path / f"{rank}.pt")
+        seen, met, *_ = torch.load(tmp_path / f"{rank}.pt")
         assert met == {"tensor": [rank], "context": [rank]}
         alike = [rank % 2, rank % 2 + 2]
         assert seen == {
