@@ -66,6 +66,6 @@ class Leaf:
         self._sum(weight, slice).add_(gradient)
 
     def _sum(self, weight: nn.Parameter, variant: int) -> Tensor:
-        return self.sums.setdefault(
-            (weight, variant), torch.zeros(weight.shape, dtype=torch.float32)
-        )
+        if (weight, variant) not in self.sums:
+            self.sums[weight, variant] = torch.zeros(weight.shape)
+        return self.sums[weight, variant]

@@ -96,6 +96,7 @@ class _Columns(Function):
         (x,) = ctx.saved_tensors
         n, weights = ctx.layers, ctx.weights
         whole = ctx.span.gather(x)
+        gradients = tuple(g.contiguous() for g in gradients)  # once for both products
         parts = [
             input_gradient(gradients[i : i + n], weights[i : i + n])
             for i in range(0, len(weights), n)
@@ -122,7 +123,7 @@ class _Rows(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        whole = ctx.span.gather(gradient)
+        whole = ctx.span.gather(gradient.contiguous())
         dtype = gradient.dtype
         inputs = [input_gradient([whole], [w]).to(dtype) for w in ctx.weights]
         grads = [
