@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
@@ -24,9 +25,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Ten
         key = torch.repeat_interleave(key, groups, dim=2)
         value = torch.repeat_interleave(value, groups, dim=2)
     length, keys = query.shape[0], key.shape[0]
-    mask = None
+    mask: Tensor | None = None
     if causal and keys > length:
-        mask = query.new_ones(length, keys, dtype=torch.bool).tril(keys - length)
+        # A GPU's kernels know this mask by its kind; a CPU's want it written out.
+        mask = (
+            causal_lower_right(length, keys)
+            if query.is_cuda
+            else query.new_ones(length, keys, dtype=torch.bool).tril(keys - length)
+        )
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
     mixed = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal and mask is None

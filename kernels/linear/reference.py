@@ -43,7 +43,7 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    if a.dtype == torch.float32:
-        total.addmm_(a, b)
+    if a.is_cuda and a.dtype != torch.float32:
+        total.add_(torch.mm(a, b, out_dtype=torch.float32))
     else:
-        total.add_(_product(a, b, torch.float32))
+        total.addmm_(a.float(), b.float())

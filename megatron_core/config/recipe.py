@@ -120,6 +120,13 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
         yield Problem(
             f"{path}.experts.chosen", f"must not exceed count = {experts.count}", experts.chosen
         )
+    if experts is not None and experts.chosen == 1 and experts.normalize:
+        yield Problem(
+            f"{path}.experts.normalize",
+            "must be false when chosen is 1: the only weight would always be one, and the router "
+            "would learn nothing from the loss",
+            experts.normalize,
+        )
     if model.heads % model.kv_heads:
         yield Problem(f"{path}.kv_heads", f"must divide heads = {model.heads}", model.kv_heads)
 

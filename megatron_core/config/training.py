@@ -63,10 +63,18 @@ class Checkpoints(Section):
     )
 
 
+def _exact_scale(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("must be a power of two, so that scaling is exact")
+    return value
+
+
 class LossScale(Section):
     """Dynamic loss scaling for fp16 (Micikevicius et al., 2018); other precisions need none."""
 
-    initial: Degree = Field(65_536, description="First scale")
+    initial: Annotated[int, Field(ge=1), AfterValidator(_exact_scale)] = Field(
+        65_536, description="First scale"
+    )
     growth_every: int = Field(
         2000, ge=1, description="Steps without overflow after which the scale doubles"
     )

@@ -60,11 +60,11 @@ class Classifier(nn.Module):
     def logits(self, chunks: Sequence[Tensor], lengths: Tensor, places: Sequence[Place]) -> Tensor:
         """Logits ``[b, classes]`` of the residual stream of whole sequences, in one chunk."""
         ((x,), (place,)) = self.decoder.normed(chunks, places), places
-        hidden = collect(x, self.share.tensor)
+        hidden = collect(x, self.share.tensor).float()  # a sum over a text may overflow a half
         positions = torch.arange(hidden.shape[0], device=hidden.device)
         real = (positions[:, None] < lengths)[..., None].to(hidden.dtype)
         mean = (hidden * real).sum(dim=0) / lengths[:, None].to(hidden.dtype)
-        return cast(Tensor, self.classify(mean, place))
+        return cast(Tensor, self.classify(mean.to(x.dtype), place))
 
     def losses(
         self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]

@@ -205,6 +205,7 @@ class BucketGradient:
                 f"{', '.join(s.key for s in self.bucket.shards)} did not arrive"
             )
         self.bucket.gradient = self._exchange.wait()
+        self._exchange, self._trees = None, []
 
 
 def make_buckets(

@@ -106,6 +106,10 @@ class Engine:
             self.stages, mesh, count=count, shape=(length, config.batch.microbatch, model.hidden),
             dtype=dtype, chunks=len(self.context.local),
         )  # fmt: skip
+        self.actions = pipeline_actions(
+            layout.schedule, ranks=layout.pipeline, stages=layout.stages,
+            microbatches=len(self.owned_shards) * self.per_shard,
+        )  # fmt: skip
         self.catalogue = self._catalogue(shards)
         for bucket in self.buckets:
             bucket.publish()
@@ -154,12 +158,8 @@ class Engine:
                 counts.append(read.count)
                 draw = Draw(self.config.seed, step, tuple(samples))
                 work.append(self._microbatch(read, shard, draw, scale))
-        layout = self.mesh.layout
-        actions = pipeline_actions(
-            layout.schedule, ranks=layout.pipeline, stages=layout.stages, microbatches=len(work)
-        )
         self.gradients.begin()
-        losses = self.pipeline.run(actions, work)
+        losses = self.pipeline.run(self.actions, work)
         self.gradients.finish()
         self._add_tied()
         total, count = self._total(losses, counts, self.config.grid.data, self.owned_shards)
@@ -282,7 +282,8 @@ class Engine:
     def update(self, *, step: int, rate: float, coefficient: float) -> None:
         """Clip by ``coefficient`` and take one step of AdamW; every replica gets the weights."""
         for bucket in self._owned():
-            bucket.gradient.mul_(coefficient)
+            if coefficient != 1.0:
+                bucket.gradient.mul_(coefficient)
             bucket.state.update(bucket.gradient, step=step, rate=rate, config=self.config.optimizer)
         self.publish()
 

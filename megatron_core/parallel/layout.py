@@ -64,6 +64,8 @@ class Layout:
                     f"--layout {text}: `{name}` is no dimension of a layout; "
                     f"write NAME=N, separated by commas, with the names {', '.join(known)}"
                 )
+            if name in degrees or (name == "schedule" and schedule is not None):
+                raise ConfigError(f"--layout {text}: `{name}` is there twice")
             if name == "schedule":
                 if value not in get_args(Schedule):
                     raise ConfigError(
@@ -81,8 +83,9 @@ class Layout:
             raise ConfigError(
                 f"--layout {text}: stages above 1 go with schedule=interleaved, and only with it"
             )
-        if layout.stages > 1 and layout.pipeline == 1:
-            raise ConfigError(f"--layout {text}: stages needs pipeline above 1")
+        if (layout.stages > 1 or layout.schedule == "zero_bubble") and layout.pipeline == 1:
+            what = "stages" if layout.stages > 1 else "schedule=zero_bubble"
+            raise ConfigError(f"--layout {text}: {what} needs pipeline above 1")
         if layout.data % layout.expert:
             raise ConfigError(
                 f"--layout {text}: expert={layout.expert} must divide data={layout.data}, whose "

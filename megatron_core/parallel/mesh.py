@@ -43,12 +43,14 @@ class Mesh:
         device: Where it computes.
         groups: Process groups by name, only those of more than one rank; ``checkpoint`` holds
             all ranks on the CPU.
+        channels: By (sender, receiver), those to and from the neighbours in the pipeline.
     """
 
     layout: Layout
     rank: int
     device: torch.device
     groups: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)
+    channels: Mapping[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
 
     @property
     def is_first(self) -> bool:
@@ -134,23 +136,35 @@ def open_mesh(layout: Layout, device: str, threads: int) -> Iterator[Mesh]:
             "of torch, or set device: cpu (another recipe, with other bits)"
         )
     _fix_numbers(threads)
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    here = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
-    if here.type == "cuda":
-        torch.cuda.set_device(here)
+    here = _own_gpu() if device == "cuda" else torch.device("cpu")
     if layout.ranks == 1:
         yield Mesh(layout, 0, here)
         return
     join_ranks("nccl" if device == "cuda" else "gloo")
     try:
-        yield Mesh(layout, dist.get_rank(), here, _open_groups(layout))
+        rank = dist.get_rank()
+        yield Mesh(layout, rank, here, _open_groups(layout), _open_channels(layout, rank))
     finally:
         dist.destroy_process_group()
 
 
+def _own_gpu() -> torch.device:
+    """The GPU of this rank: by its number on this machine, or the only one it may see."""
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    # `srun --gpus-per-task=1` shows each task a GPU of its own, always as number 0.
+    number = 0 if count == 1 and "SLURM_PROCID" in os.environ else local
+    if number >= count:
+        raise ReforgeError(
+            f"rank {os.environ.get('RANK', '0')} is number {local} on this machine, which has "
+            f"{count} GPUs: choose a layout of fewer ranks, or start fewer per machine"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
 def _fix_numbers(threads: int) -> None:
     # cuBLAS is deterministic only with a fixed workspace, read when its handle is made.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise ReforgeError(f"torch refused {threads} threads and runs {torch.get_num_threads()}")
@@ -185,3 +199,19 @@ def _open_groups(layout: Layout) -> dict[str, dist.ProcessGroup]:
         groups[name] = opened[sets]
     groups["checkpoint"] = dist.new_group(backend="gloo")
     return groups
+
+
+def _open_channels(layout: Layout, rank: int) -> dict[tuple[int, int], dist.ProcessGroup]:
+    """A group for each direction between neighbours in the pipeline; all ranks make all of them.
+
+    NCCL carries out the sends and receives of one group in turn: were both directions in one, a
+    send could wait for a receive that comes after the peer's own send.
+    """
+    if layout.pipeline == 1:
+        return {}
+    stage = layout.ranks // layout.pipeline
+    pairs = [(here, (here + stage) % layout.ranks) for here in range(layout.ranks)]
+    ahead = [pair for pair in pairs if pair[0] < pair[1] or layout.stages > 1]
+    ways = sorted({*ahead, *((b, a) for a, b in ahead)})
+    opened = {way: dist.new_group(list(way)) for way in ways}
+    return {way: group for way, group in opened.items() if rank in way}

@@ -54,6 +54,11 @@ class _Message:
     stage: int
     microbatch: int
 
+    def action(self, further: int = 0) -> Action:
+        """What sends it; ``further`` stages on, what uses it."""
+        stage = self.stage + further
+        return Action("backward" if self.backward else "forward", stage, self.microbatch)
+
 
 class Pipeline:
     """Runs the stages of this rank; ``torch.distributed``'s point-to-point calls in between."""
@@ -121,7 +126,7 @@ class _Flow:
     ) -> None:
         self.pipeline, self.microbatches, self.losses = pipeline, microbatches, losses
         kinds = {action.kind for action in actions[0]}
-        self.training, self.split = "backward" in kinds, "weight" in kinds
+        self.training = "backward" in kinds
         self.waiting: dict[Action, tuple[list[Tensor], list[Tensor]]] = {}
         self.post = _Post(pipeline, actions)
 
@@ -170,21 +175,21 @@ class _Flow:
 class _Post:
     """Messages between ranks of the pipeline.
 
-    Between two ranks messages are matched by their order alone, as NCCL does, so a receiver asks
-    for them in the order in which the sender's schedule sends them.
+    Each direction between two ranks has a group of its own, in which messages are matched by their
+    order alone, as NCCL does: a receiver asks for them in the order in which the sender's schedule
+    sends them.
     """
 
     def __init__(self, pipeline: Pipeline, actions: Sequence[Sequence[Action]]) -> None:
-        self._pipeline, self._ranks = pipeline, len(actions)
-        me = pipeline.mesh.pipeline_rank
-        self._due: dict[int, deque[_Message]] = {rank: deque() for rank in range(self._ranks)}
-        for rank, taken in enumerate(actions):
-            for action in taken:
-                message = self._sent_by(action)
-                if message is not None and self._receiver(message) == me:
-                    self._due[rank].append(message)
+        self._pipeline, self._mesh = pipeline, pipeline.mesh
+        self._ranks, self._me = len(actions), pipeline.mesh.pipeline_rank
+        self._turns = [{action: i for i, action in enumerate(taken)} for taken in actions]
+        self._due: list[deque[_Message]] = [
+            deque(m for a in taken if (m := self._sent_by(a)) and self._receiver(m) == self._me)
+            for taken in actions
+        ]
         self._asked: dict[_Message, tuple[Tensor, dist.Work | None]] = {}
-        self._sent: Sequence[tuple[Tensor, dist.Work | None]] = []
+        self._sent: list[tuple[_Message, Tensor, dist.Work | None]] = []
 
     def _sent_by(self, action: Action) -> _Message | None:
         if action.kind == "forward" and action.stage < self._pipeline.count - 1:
@@ -193,45 +198,59 @@ class _Post:
             return _Message(True, action.stage, action.microbatch)
         return None
 
+    def _sender(self, message: _Message) -> int:
+        return message.stage % self._ranks
+
     def _receiver(self, message: _Message) -> int:
         return (message.stage + (-1 if message.backward else 1)) % self._ranks
 
+    def _channel(self, sender: int, receiver: int) -> dist.ProcessGroup:
+        return self._mesh.channels[self._mesh.peer(sender), self._mesh.peer(receiver)]
+
     def send(self, message: _Message, chunks: Sequence[Tensor]) -> None:
         """Begin to send the tensors of all chunks as one."""
-        parcel = torch.stack([x.detach() for x in chunks])
-        to = self._pipeline.mesh.peer(self._receiver(message))
+        parcel, to = torch.stack([x.detach() for x in chunks]), self._receiver(message)
         with peers():
-            self._forget_sent()
-            self._sent = [*self._sent, (parcel, dist.isend(parcel, to))]
-
-    def _forget_sent(self, *, wait: bool = False) -> None:
-        """Let go of parcels that have left; ``wait`` until all have."""
-        under_way = []
-        for parcel, work in self._sent:
-            if work is not None and not (wait or work.is_completed()):
-                under_way.append((parcel, work))
-            elif work is not None:
-                work.wait()  # raises what went wrong
-        self._sent = under_way
+            work = dist.isend(parcel, self._mesh.peer(to), group=self._channel(self._me, to))
+        self._sent.append((message, parcel, work))
 
     def receive(self, message: _Message) -> list[Tensor]:
         """Wait for ``message``; the tensors by chunk."""
-        due = self._due[message.stage % self._ranks]
-        sender = self._pipeline.mesh.peer(message.stage % self._ranks)
+        sender = self._sender(message)
         with peers():
             while message not in self._asked:
                 parcel = torch.empty(
-                    self._pipeline.shape,
-                    dtype=self._pipeline.dtype,
-                    device=self._pipeline.mesh.device,
+                    self._pipeline.shape, dtype=self._pipeline.dtype, device=self._mesh.device
                 )
-                self._asked[due.popleft()] = parcel, dist.irecv(parcel, sender)
+                work = dist.irecv(
+                    parcel, self._mesh.peer(sender), group=self._channel(sender, self._me)
+                )
+                self._asked[self._due[sender].popleft()] = parcel, work
             parcel, work = self._asked.pop(message)
             if work is not None:
                 work.wait()
+        self._forget(sender, self._turns[sender][message.action()])
         return list(parcel.unbind())
+
+    def _forget(self, rank: int, turn: int) -> None:
+        """Let go of what ``rank`` has used, as its having come to ``turn`` shows."""
+        kept = []
+        for message, parcel, work in self._sent:
+            used = message.action(-1 if message.backward else 1)
+            if self._receiver(message) == rank and self._turns[rank][used] <= turn:
+                _complete(work)
+            else:
+                kept.append((message, parcel, work))
+        self._sent = kept
 
     def finish(self) -> None:
         """Wait until everything sent has left."""
+        for _, _, work in self._sent:
+            _complete(work)
+        self._sent = []
+
+
+def _complete(work: dist.Work | None) -> None:
+    if work is not None:
         with peers():
-            self._forget_sent(wait=True)
+            work.wait()

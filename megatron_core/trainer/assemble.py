@@ -36,8 +36,8 @@ def pretraining(
     run = TrainingRun.of(
         folder, "pretrain", recipe=config.identity(), inputs=inputs, model=description
     )
-    engine = Engine(build, config, mesh, model=config.model)
-    return Trainer(engine, _prediction(config, config.model, tokens), run=run)
+    objective = _prediction(config, config.model, tokens)
+    return Trainer(Engine(build, config, mesh, model=config.model), objective, run=run)
 
 
 def continued_pretraining(
@@ -47,6 +47,7 @@ def continued_pretraining(
     """The decoder of checkpoint ``start``, trained on with a fresh optimizer."""
     checkpoint = read_checkpoint(start)
     model_config = ModelConfig.model_validate(checkpoint.model["config"])
+    objective = _prediction(config, model_config, tokens)
     weights = load_weights(start)
 
     def build(share: Share) -> LanguageModel:
@@ -58,8 +59,7 @@ def continued_pretraining(
         folder, "continued", recipe=config.identity(),
         inputs={**inputs, "start": checkpoint.root}, model=describe(model_config),
     )  # fmt: skip
-    engine = Engine(build, config, mesh, model=model_config)
-    return Trainer(engine, _prediction(config, model_config, tokens), run=run)
+    return Trainer(Engine(build, config, mesh, model=model_config), objective, run=run)
 
 
 def classification(
