@@ -71,7 +71,7 @@ WRONG = {
         "pretrain.grid.data=64",
         "pretrain.batch.sequences = 32: must be a multiple of grid.data × batch.microbatch",
     ),
-    "grid over the heads": ("pretrain.grid.tensor=4", "must divide kv_heads = 3"),
+    "grid over the heads": ("pretrain.grid.tensor=4", "must divide pretrain.model.kv_heads = 3"),
     "heads that do not divide": ("pretrain.model.heads=7", "must divide hidden = 192"),
     "vocabulary too small": (
         "pretrain.model.vocabulary=100",

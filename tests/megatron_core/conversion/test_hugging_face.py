@@ -94,7 +94,7 @@ def test_bfloat16_is_compared_as_it_is_stored(tokenizer: Path, tmp_path: Path) -
     assert certificate["max_logit_difference"] < 1e-3
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
     assert model.dtype == torch.bfloat16
-    rounded = decoder.layers[1].ffn.up.weight.bfloat16()
+    rounded = stored_weights(decoder)["layers.1.ffn.up.weight"].bfloat16()
     assert torch.equal(model.model.layers[1].mlp.up_proj.weight, rounded)
 
 
