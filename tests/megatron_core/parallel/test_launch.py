@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 from megatron_core.errors import ConfigError, Interrupted, ReforgeError
 from megatron_core.parallel.launch import is_first_rank, joined_ranks, launch
@@ -132,6 +133,7 @@ WAIT = (
     "    while not interrupts.requested: time.sleep(0.01)",
     "    time.sleep(0.3)",
     "    pathlib.Path('saved' + rank).touch()",
+    "    while len(list(pathlib.Path().glob('saved*'))) < 2: time.sleep(0.01)",
     "sys.exit(75)",
 )
 
@@ -144,6 +146,19 @@ def test_a_signal_reaches_the_ranks_and_leaves_them_time(
     assert ranks(f"number = signal.{number}", *WAIT, restarts=3) == os.EX_TEMPFAIL
     assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
     assert signal.getsignal(getattr(signal, number)) is before
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_the_time_they_are_left_has_no_end(
+    number: str, ranks: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike what torch leaves them, which is made much less than they need."""
+    close = SubprocessContext._close
+    monkeypatch.setattr(
+        SubprocessContext, "_close", lambda self, death_sig, timeout: close(self, death_sig, 0)
+    )
+    assert ranks(f"number = signal.{number}", *WAIT) == os.EX_TEMPFAIL
+    assert len(list(tmp_path.glob("saved*"))) == 2
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
