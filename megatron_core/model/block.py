@@ -30,13 +30,14 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor, place: Place, slices: int = 1) -> Tensor:
         """``x [s, b, hidden]``; each of its ``slices`` gives a weight gradient of its own."""
-        if slices == 1:
-            return self._norm(x, place, 0)
-        parts = [self._norm(part, place, number) for number, part in enumerate(x.chunk(slices))]
-        return torch.cat(parts)
-
-    def _norm(self, x: Tensor, place: Place, number: int) -> Tensor:
-        return rms_norm(x, replicated(self.weight, place.leaf, number), self.epsilon)
+        # A view even of one: the gradients of its two uses are added before that of the residual
+        # stream, as with several slices, and unlike chunk's a view's gradient is not copied.
+        views = x.chunk(slices) if slices > 1 else [x.view_as(x)]
+        parts = [
+            rms_norm(part, replicated(self.weight, place.leaf, number), self.epsilon)
+            for number, part in enumerate(views)
+        ]
+        return parts[0] if slices == 1 else torch.cat(parts)
 
 
 class Attention(nn.Module):

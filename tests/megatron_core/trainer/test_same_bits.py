@@ -11,7 +11,8 @@ import pytest
 
 from megatron_core.checkpoint import first_difference
 from megatron_core.config import AdamW, LossScale, PretrainConfig
-from tests.recipes import FAMILIES, recipe
+from megatron_core.optimizer import BLOCK
+from tests.recipes import FAMILIES, recipe, small_model
 from tests.trainings import Trained, train
 
 Alone = Callable[..., Trained]
@@ -91,6 +92,15 @@ def test_any_size_of_bucket_agrees(
     """One shard in each bucket, or a few."""
     assert train(tokens, tmp_path, recipe(bucket_megabytes=megabytes), layout)
     assert_same(Trained(tmp_path), alone(recipe()))
+
+
+def test_tensors_cut_between_owners_agree(alone: Alone, tokens: Path, tmp_path: Path) -> None:
+    """Each shard of the embedding has two blocks, and with four owners each owns one."""
+    config = recipe(model=small_model(layers=1, vocabulary=2048), steps=3)
+    assert 2048 // 2 * config.model.hidden == 2 * BLOCK
+    assert not train(tokens, tmp_path, config, "data=4", kill_at=3)
+    assert train(tokens, tmp_path, config, "data=2,context=2")
+    assert_same(Trained(tmp_path), alone(config))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
