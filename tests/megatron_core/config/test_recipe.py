@@ -108,6 +108,10 @@ RUNS = ("pretrain", "finetune.continued", "finetune.classification")
             "pretrain.model.experts", {"count": 4, "chosen": 5}, "pretrain.model.experts.chosen",
             "must not exceed count = 4",
         ),
+        (
+            "pretrain.model.experts", {"count": 4, "chosen": 1}, "pretrain.model.experts.normalize",
+            "must be false when chosen is 1",
+        ),
         *(
             (f"{run}.{change}", value, f"{run}.{where}", message)
             for run in RUNS
