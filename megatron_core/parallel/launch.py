@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from megatron_core.errors import ConfigError, Interrupted, ReforgeError
 from megatron_core.parallel.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 logger = logging.getLogger(__name__)
 
@@ -103,25 +106,27 @@ def _run_ranks(ranks: int, module: str, arguments: Sequence[str], attempt: int) 
         "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": str(attempt),
     }  # fmt: skip
-    started: list[int] = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def forward(number: signal.Signals) -> None:
-        for pid in started:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        for process in started:
+            process.send_signal(signal.SIGTERM)
 
     with Interrupts(forward) as interrupts, _signals_of_torch():
-        context = start_processes(
-            name="rank",
-            entrypoint=sys.executable,
-            # -P keeps the working directory off the path: a project may hold folders of our names.
-            args=dict.fromkeys(range(ranks), ("-P", "-m", module, *arguments)),
-            envs={r: {**shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(ranks)},
-            logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        context = cast(
+            "SubprocessContext",
+            start_processes(
+                name="rank",
+                entrypoint=sys.executable,
+                # -P keeps the working directory off the path: it may hold folders of our names.
+                args=dict.fromkeys(range(ranks), ("-P", "-m", module, *arguments)),
+                envs={r: {**shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(ranks)},
+                logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+            ),
         )
         asked = None
         try:
-            started.extend(context.pids().values())
+            started.extend(handler.proc for handler in context.subprocess_handlers.values())
             if interrupts.received is not None:
                 forward(interrupts.received)
             result = context.wait(period=0.1)
