@@ -64,6 +64,13 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.mm(a, b).to(dtype)
 
 
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """As on a GPU: the product of halves is written as fp32, then added."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        fp32 = torch.mm(a, b).float()
+    total.add_(fp32)
+
+
 def block(hidden: int, ffn: int, dtype: torch.dtype) -> tuple[float, float]:
     """Numbers that one token's pass through a block moves, forward and backward."""
     config = ModelConfig(hidden=hidden, ffn=ffn, heads=4, kv_heads=4, positions=LENGTH)
@@ -94,6 +101,7 @@ def rotary(dtype: torch.dtype) -> tuple[float, float]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "half"])
 def test_passes_of_a_block(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels.linear.reference, "_product", product)
+    monkeypatch.setattr(kernels.linear.reference, "_add_product", add_product)
     told = told_of(dtype)
     both = zip(block(64, 96, dtype), block(64, 192, dtype), rotary(dtype), strict=True)
     for direction, (narrow, wide, turned) in zip(("forward", "backward"), both, strict=True):
