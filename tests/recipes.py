@@ -38,7 +38,7 @@ def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
     settings: dict[str, object] = {
         "steps": 2,
         "sequence_length": 16,
-        "batch": Batch(sequences=8, microbatch=1),
+        "batch": Batch(sequences=16, microbatch=2),
         "optimizer": AdamW(learning_rate=1e-2, clip=0.5),
         "schedule": Schedule(warmup_steps=1),
         "grid": Grid(data=4, tensor=2, context=2),

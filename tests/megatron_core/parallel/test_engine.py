@@ -92,7 +92,7 @@ def test_the_gradient_is_autograds_of_the_mean_loss_in_float64(model: Any, grid:
     exact = plain.mean_loss(weights, config, Tokens(), 1)
     exact.backward()
     assert loss == pytest.approx(exact.item(), rel=1e-6)
-    assert count == Tokens().read(range(8)).count
+    assert count == Tokens().read(range(config.batch.sequences)).count
     ours = whole_gradient(engine)
     assert ours.keys() == weights.keys()
     for name, weight in weights.items():
@@ -177,11 +177,11 @@ def test_heldout_is_the_summed_loss_and_leaves_no_gradient() -> None:
     config = recipe()
     with open_mesh(Layout(), "cpu", 1) as mesh:
         engine = engine_of(config, mesh)
-        batches = Tokens().heldout(1, config.grid.data)
+        batches = Tokens().heldout(config.batch.microbatch, config.grid.data)
         total, count = engine.heldout(batches)
         assert all(bucket.gradient.numel() == 0 for bucket in engine.buckets)
     weights = plain.initial_weights(config)
-    sizes = config.model_copy(update={"batch": BatchSizes(sequences=len(batches))})
+    sizes = config.model_copy(update={"batch": BatchSizes(sequences=2 * len(batches))})
     exact = plain.mean_loss(weights, sizes, Tokens(), 1)
     assert total / count == pytest.approx(exact.item(), rel=1e-6)
 
@@ -218,7 +218,7 @@ def test_every_product_has_the_shape_that_the_grid_defines(
     family: str, layout: str, tmp_path: Path
 ) -> None:
     """The ranks together multiply what one rank does, product for product."""
-    config = recipe(family, batch=BatchSizes(sequences=4, microbatch=1))
+    config = recipe(family, batch=BatchSizes(sequences=8, microbatch=2))
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
     for folder in (alone, ranks):
         folder.mkdir()
