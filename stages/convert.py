@@ -22,7 +22,7 @@ def convert(
     # Both are read when the libraries are imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from megatron_core.checkpoint import find_checkpoints, load_weights, read_checkpoint
+    from megatron_core.checkpoint import StoredWeights, find_checkpoints, read_checkpoint
     from megatron_core.config import ModelConfig
     from megatron_core.conversion import export_decoder
 
@@ -38,7 +38,7 @@ def convert(
             path = find_checkpoints(folder)[-1]
             checkpoint = read_checkpoint(path)
             certificate = export_decoder(
-                load_weights(path),
+                dict(StoredWeights(path)),
                 ModelConfig.model_validate(checkpoint.model["config"]),
                 run.input("tokenizer"),
                 run.output / name,

@@ -1,3 +1,3 @@
-from kernels.squared_norm.reference import squared_norm
+from kernels.squared_norm.reference import halving_sum_, squared_norms
 
-__all__ = ["squared_norm"]
+__all__ = ["halving_sum_", "squared_norms"]

@@ -9,10 +9,8 @@ from megatron_core.checkpoint.folder import (
     prune_checkpoints,
 )
 from megatron_core.checkpoint.loading import (
-    iterate_weights,
+    StoredWeights,
     load_parts,
-    load_weight,
-    load_weights,
     verify_checkpoint,
 )
 from megatron_core.checkpoint.parts import Part, Placement
@@ -25,14 +23,12 @@ __all__ = [
     "Difference",
     "Part",
     "Placement",
+    "StoredWeights",
     "checkpoint_path",
     "find_checkpoints",
     "first_difference",
-    "iterate_weights",
     "last_checkpoint",
     "load_parts",
-    "load_weight",
-    "load_weights",
     "prune_checkpoints",
     "read_checkpoint",
     "save_checkpoint",

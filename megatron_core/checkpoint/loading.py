@@ -107,36 +107,35 @@ def load_parts(
     return reader.checkpoint
 
 
-def iterate_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The model's weights as ``(name, whole tensor)``, by name; fp32 on the CPU, one at a time.
+class StoredWeights(Mapping[str, Tensor]):
+    """A model's weights by name; each is read, whole and in fp32 on the CPU, when it is asked for.
 
-    Tied weights come under their owner's name.
-
-    Raises:
-        IntegrityError: the checkpoint is damaged.
+    Tied weights are under their owner's name. Hashes each file once before its first use.
     """
-    reader = CheckpointReader(path)
-    for name in reader.checkpoint.tensors:
-        if f"{_WEIGHTS}/{name}/0" in reader.checkpoint.leaves:
-            yield name, reader.tensor(f"{_WEIGHTS}/{name}")
 
+    def __init__(self, path: Path) -> None:
+        """Of the checkpoint at ``path``.
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The model's weights, whole, by name; fp32 on the CPU, tied ones under their owner.
+        Raises:
+            IntegrityError: the checkpoint is damaged, by name; also when a weight is read.
+        """
+        self._reader = CheckpointReader(path)
+        checkpoint = self._reader.checkpoint
+        self._names = {n for n in checkpoint.tensors if f"{_WEIGHTS}/{n}/0" in checkpoint.leaves}
 
-    Raises:
-        IntegrityError: the checkpoint is damaged.
-    """
-    return dict(iterate_weights(path))
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._reader.tensor(f"{_WEIGHTS}/{name}")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
-def load_weight(path: Path, name: str) -> Tensor:
-    """One of the model's weights, whole, fp32 on the CPU.
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
 
-    Raises:
-        IntegrityError: the checkpoint is damaged, or has no such weight.
-    """
-    return CheckpointReader(path).tensor(f"{_WEIGHTS}/{name}")
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def verify_checkpoint(path: Path) -> Checkpoint:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_core.checkpoint import find_checkpoints, load_weights, read_checkpoint
+from megatron_core.checkpoint import StoredWeights, find_checkpoints, read_checkpoint
 from megatron_core.config import GenerationConfig, ModelConfig
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import IntegrityError, ReforgeError
@@ -28,7 +28,7 @@ def load_decoder(checkpoint: Path) -> LanguageModel:
     if model.get("kind") != "decoder":
         raise ReforgeError(f"{checkpoint} holds a {model.get('kind')}, not a decoder")
     decoder = LanguageModel(ModelConfig.model_validate(model["config"]))
-    load_parameters(decoder, load_weights(checkpoint))
+    load_parameters(decoder, StoredWeights(checkpoint))
     return decoder.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import Tensor, nn
 
@@ -79,7 +80,12 @@ def parameter_shards(model: nn.Module) -> Iterator[ParameterShard]:
 
 
 def load_parameters(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy the whole tensors that ``weights`` has into the local shards of ``model``."""
-    for shard in parameter_shards(model):
-        if shard.place.tensor in weights:
-            shard.parameter.data.copy_(shard.place.cut(weights[shard.place.tensor]))
+    """Copy the whole tensors that ``weights`` has into the local shards of ``model``.
+
+    Each is asked for once and let go before the next.
+    """
+    for tensor, shards in groupby(parameter_shards(model), key=lambda shard: shard.place.tensor):
+        if tensor in weights:
+            whole = weights[tensor]
+            for shard in shards:
+                shard.parameter.data.copy_(shard.place.cut(whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -36,6 +37,13 @@ class FlatLayout:
     """Places named tensors in a flat buffer, matrices first.
 
     Weight decay then covers one leading slice, ``[:decayed]``, and never a norm or a bias.
+
+    Attributes:
+        shapes: By name, in the order of the buffer.
+        offsets: First element of each.
+        size: Elements of the buffer.
+        decayed: Elements of the matrices.
+        block_ranges: Numbers of the blocks of each, counted through the buffer.
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
@@ -49,6 +57,11 @@ class FlatLayout:
             if len(shape) >= 2:
                 self.decayed = end
         self.size = end
+        self.block_ranges: dict[str, range] = {}
+        blocks = 0
+        for name, shape in self.shapes.items():
+            first, blocks = blocks, blocks + -(-shape.numel() // BLOCK)
+            self.block_ranges[name] = range(first, blocks)
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
         """The tensors inside ``buffer [size]``, sharing its storage."""
@@ -71,7 +84,8 @@ class FlatLayout:
         bounds = [0]
         for part in range(1, parts):
             wanted = self.size * part // parts
-            nearest = min(starts, key=lambda start: abs(start - wanted))
+            after = bisect_left(starts, wanted)
+            nearest = min(starts[max(after - 1, 0) : after + 1], key=lambda s: abs(s - wanted))
             bounds.append(max(nearest, bounds[-1]))
         return [*bounds, self.size]
 

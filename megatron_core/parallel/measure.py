@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.squared_norm import squared_norm
+from kernels.squared_norm import halving_sum_, squared_norms
 from megatron_core.collectives import merge
 from megatron_core.model import GridShard
+from megatron_core.optimizer import BLOCK
 from megatron_core.parallel.bucket import Bucket
 from megatron_core.parallel.mesh import Mesh
 
@@ -51,18 +52,18 @@ def measure(
 ) -> Measured:
     """Squared norms of the gradients of ``buckets``, and checksums of gradients and weights.
 
-    A shard's square is the sum of its blocks' in order; blocks lie with their owners. Called on
+    A shard's square is the halving sum of its blocks', which lie with their owners. Called on
     every rank; ``catalogue`` is the whole model's.
     """
     places = {key: place for place, key in enumerate(catalogue)}
-    squares = torch.zeros(len(places), dtype=torch.float64)
-    sums = torch.zeros(2, len(places), dtype=torch.int64)
+    squares = torch.zeros(len(places), dtype=torch.float64, device=mesh.device)
+    sums = torch.zeros(2, len(places), dtype=torch.int64, device=mesh.device)
     for bucket in buckets:
-        blocks = merge(_block_squares(bucket), bucket.replicas.group).tolist()
+        blocks = merge(_block_squares(bucket), bucket.replicas.group)
         if bucket.replicas.own == 0:
-            for block, square in zip(bucket.layout.blocks(), blocks, strict=True):
-                if speaks_for(mesh, catalogue[block.name]):
-                    squares[places[block.name]] += square
+            for name, part in bucket.layout.block_ranges.items():
+                if speaks_for(mesh, catalogue[name]):
+                    squares[places[name]] = halving_sum_(blocks[part.start : part.stop])
         if checksums:
             for run in bucket.runs:
                 if speaks_for(mesh, catalogue[run.name]):
@@ -75,15 +76,21 @@ def measure(
 
 def _block_squares(bucket: Bucket) -> Tensor:
     """Of all blocks in fp64, 0 where another rank owns the block."""
-    blocks, own = list(bucket.layout.blocks()), bucket.own
-    found = torch.zeros(len(blocks), dtype=torch.float64, device=bucket.gradient.device)
-    for i, block in enumerate(blocks):
-        if own.start <= block.start < own.stop:
-            here = bucket.gradient[block.start - own.start : block.stop - own.start]
-            found[i] = squared_norm(here)
+    ranges = bucket.layout.block_ranges
+    count = max(part.stop for part in ranges.values())
+    found = torch.zeros(count, dtype=torch.float64, device=bucket.gradient.device)
+    for run in bucket.runs:
+        first = ranges[run.name].start + run.offset // BLOCK
+        here = bucket.gradient[run.start : run.stop]
+        whole = here.numel() // BLOCK
+        if whole:
+            blocks = here[: whole * BLOCK].view(whole, BLOCK)
+            found[first : first + whole] = squared_norms(blocks)
+        if here.numel() % BLOCK:
+            found[first + whole] = squared_norms(here[None, whole * BLOCK :])[0]
     return found
 
 
-def _checksum(x: Tensor) -> int:
-    """The wrapping sum of the raw bits of fp32 ``x``."""
-    return int(x.view(torch.int32).sum(dtype=torch.int64))
+def _checksum(x: Tensor) -> Tensor:
+    """The wrapping sum of the raw bits of fp32 ``x``, a scalar on its device."""
+    return x.view(torch.int32).sum(dtype=torch.int64)

@@ -83,9 +83,9 @@ class Mesh:
         return Span(grid_data, self.layout.data, self.data_rank).local
 
     def merge(self, numbers: Tensor) -> Tensor:
-        """Put together CPU ``numbers`` of which each of all ranks filled some."""
+        """Put together ``numbers`` of which each of all ranks filled some, on the CPU."""
         if self.layout.ranks == 1:
-            return numbers
+            return numbers.cpu()
         return merge(numbers.to(self.device), dist.group.WORLD).cpu()
 
     def any(self, flag: bool) -> bool:

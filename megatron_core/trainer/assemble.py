@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from megatron_core.checkpoint import load_weights, read_checkpoint
+from megatron_core.checkpoint import StoredWeights, read_checkpoint
 from megatron_core.config import (
     ClassificationConfig,
     ContinuedConfig,
@@ -48,7 +48,7 @@ def continued_pretraining(
     checkpoint = read_checkpoint(start)
     model_config = ModelConfig.model_validate(checkpoint.model["config"])
     objective = _prediction(config, model_config, tokens)
-    weights = load_weights(start)
+    weights = StoredWeights(start)
 
     def build(share: Share) -> LanguageModel:
         model = LanguageModel(model_config, share)
@@ -69,12 +69,12 @@ def classification(
     """A classifier on the decoder of checkpoint ``start``; all weights are trained."""
     checkpoint = read_checkpoint(start)
     model_config = ModelConfig.model_validate(checkpoint.model["config"])
-    weights = {f"decoder.{name}": weight for name, weight in load_weights(start).items()}
+    weights = StoredWeights(start)
 
     def build(share: Share) -> Classifier:
         model = Classifier(model_config, len(classes), share)
         initialize(model, model_config, config.seed)
-        load_parameters(model, weights)
+        load_parameters(model.decoder, weights)
         return model
 
     run = TrainingRun.of(
@@ -91,7 +91,7 @@ def load_classifier(checkpoint: Path) -> Classifier:
     description = read_checkpoint(checkpoint).model
     config = ModelConfig.model_validate(description["config"])
     model = Classifier(config, len(description["classes"]))
-    load_parameters(model, load_weights(checkpoint))
+    load_parameters(model, StoredWeights(checkpoint))
     return model
 
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 import kernels
+import kernels.squared_norm.reference as squared_norm_reference
 from kernels.adamw import adamw_step
 from kernels.attention import attention
 from kernels.cross_entropy import IGNORED, cross_entropy_sum
 from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.rms_norm import rms_norm
 from kernels.rotary import apply_rotary, rotary_table
-from kernels.squared_norm import squared_norm
+from kernels.squared_norm import halving_sum_, squared_norms
 from kernels.swiglu import swiglu
 
 OPERATIONS = sorted(
@@ -211,13 +212,28 @@ def test_cross_entropy_is_finite_where_exp_is_not() -> None:
     assert float(cross_entropy_sum(logits, torch.tensor([2]))) == 2e4
 
 
-@pytest.mark.parametrize("shape", [(1,), (3, 5), (7, 33), (1000,)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 33), (1, 1000), (2, 1)])
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "bf16"])
-def test_squared_norm_adds_in_float64(shape: Shape, strided: bool, dtype: torch.dtype) -> None:
+def test_squared_norms_add_in_float64(shape: Shape, strided: bool, dtype: torch.dtype) -> None:
     x = random_tensor(shape, dtype, strided, 1) * 1e3
-    expected = math.fsum(v * v for v in x.flatten().tolist())
-    assert squared_norm(x) == pytest.approx(expected, rel=1e-14)
+    expected = [math.fsum(v * v for v in row) for row in x.tolist()]
+    assert squared_norms(x).tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_row_has_one_norm_whatever_is_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_tensor((9, 1000), torch.float32, False, 1)
+    alone = torch.cat([squared_norms(row[None]) for row in x])
+    assert torch.equal(squared_norms(x), alone)
+    monkeypatch.setattr(squared_norm_reference, "_AT_ONCE", 2000)
+    assert torch.equal(squared_norms(x), alone)
+
+
+def test_halves_are_added_in_the_order_that_is_told() -> None:
+    a, b, c, d, e = (1e16, 1.0, -1e16, 3.0, -1.0)
+    x = torch.tensor([a, b, c, d, e], dtype=torch.float64)
+    assert halving_sum_(x.clone()) == ((a + d) + c) + (b + e)
+    assert halving_sum_(x[:0]) == 0.0
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])

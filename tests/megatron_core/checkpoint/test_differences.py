@@ -15,8 +15,8 @@ from megatron_core.checkpoint import (
     Difference,
     Part,
     Placement,
+    StoredWeights,
     first_difference,
-    load_weights,
     save_checkpoint,
 )
 from megatron_core.errors import IntegrityError
@@ -118,8 +118,8 @@ def test_the_grid_shard_and_both_places_are_named(
     assert (found.tensor, found.shard) == (f"weights/{name}", shard)
     assert (found.element, found.index) == (element, index)
     assert (found.ulps, found.elements, found.tensors) == (3, len(places), 1)
-    assert load_weights(tmp_path / "a")[name][index] == found.ours
-    assert load_weights(tmp_path / "b")[name][index] == found.theirs
+    assert StoredWeights(tmp_path / "a")[name][index] == found.ours
+    assert StoredWeights(tmp_path / "b")[name][index] == found.theirs
 
 
 def test_shards_are_ordered_as_numbers(tmp_path: Path) -> None:

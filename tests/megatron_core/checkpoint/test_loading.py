@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,10 @@ from megatron_core.checkpoint import (
     CheckpointSaver,
     Part,
     Placement,
+    StoredWeights,
     description,
-    iterate_weights,
     last_checkpoint,
     load_parts,
-    load_weight,
-    load_weights,
     read_checkpoint,
     save_checkpoint,
     verify_checkpoint,
@@ -85,20 +83,19 @@ def whole(kind: str, name: str) -> Tensor:
 
 
 def test_weights_are_put_together(stored: Path) -> None:
-    weights = load_weights(stored)
-    assert weights.keys() == PLACEMENTS.keys()
+    weights = StoredWeights(stored)
+    assert list(weights) == sorted(PLACEMENTS)
     for name, tensor in weights.items():
         assert tensor.shape == PLACEMENTS[name].shape
         assert torch.equal(tensor, whole("weights", name))
-        assert torch.equal(load_weight(stored, name), tensor)
-    with pytest.raises(IntegrityError, match="has no tensor weights/new: it is of another model"):
-        load_weight(stored, "new")
+    assert "new" not in weights
+    with pytest.raises(KeyError, match="new"):
+        weights["new"]
 
 
-def test_weights_come_one_by_one(stored: Path) -> None:
-    weights = iterate_weights(stored)
-    assert isinstance(weights, Iterator)
-    assert [name for name, _ in weights] == sorted(PLACEMENTS)
+def test_weights_are_read_when_they_are_asked_for(stored: Path) -> None:
+    weights = StoredWeights(stored)
+    assert weights["scale"] is not weights["scale"]
 
 
 def test_whole_tensors_are_saved_as_they_are(tmp_path: Path) -> None:
@@ -107,12 +104,16 @@ def test_whole_tensors_are_saved_as_they_are(tmp_path: Path) -> None:
         tmp_path / "c", tensors, step=3, run="run", model={}, layout={"data": 1}
     )
     assert checkpoint.leaves.keys() == {"weights/a/0", "first/a/0"}
-    assert torch.equal(load_weights(tmp_path / "c")["a"], tensors["weights/a"])
+    assert torch.equal(StoredWeights(tmp_path / "c")["a"], tensors["weights/a"])
     assert verify_checkpoint(tmp_path / "c") == checkpoint
 
 
 def cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
+
+
+def all_weights(path: Path) -> None:
+    dict(StoredWeights(path))
 
 
 def load_all(path: Path) -> None:
@@ -129,7 +130,7 @@ def load_all(path: Path) -> None:
     ],
     ids=["altered", "torn", "missing"],
 )
-@pytest.mark.parametrize("use", [verify_checkpoint, load_weights, load_all])
+@pytest.mark.parametrize("use", [verify_checkpoint, all_weights, load_all])
 def test_a_damaged_file_is_refused_by_name(
     name: str, damage: Callable[[Path], None], message: str, use: Callable[[Path], object],
     path: Path,
@@ -155,7 +156,7 @@ def test_only_what_is_read_is_hashed_and_that_once(
     everything = {name.replace("weights", kind) for name in weights for kind in some_kinds()}
     read_checkpoint(path)
     assert not hashed
-    load_weights(path)
+    all_weights(path)
     assert hashed == Counter(weights)
     hashed.clear()
     load_all(path)

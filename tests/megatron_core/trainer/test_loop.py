@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_core.checkpoint import last_checkpoint, load_weights
+from megatron_core.checkpoint import StoredWeights, last_checkpoint
 from megatron_core.config import (
     AdamW,
     Batch,
@@ -95,7 +95,7 @@ def test_the_curve_is_that_of_a_plain_loop_in_float64(
     assert_plain(ours, expected)
     assert max(r["gradient_norm"] for r in ours) > 0.7  # or nothing was clipped
     assert ours[-1]["loss"] < ours[0]["loss"] - 0.3
-    stored = load_weights(trainer.run.checkpoints / "step-00000050")
+    stored = StoredWeights(trainer.run.checkpoints / "step-00000050")
     assert stored.keys() == weights.keys()
     for name, weight in stored.items():
         torch.testing.assert_close(weight.double(), weights[name], rtol=1e-4, atol=1e-4, msg=name)
@@ -124,7 +124,7 @@ def test_another_grid_is_the_same_training_within_rounding(
 def test_the_heldout_loss_is_that_of_the_last_weights(tokens: Path, tmp_path: Path) -> None:
     config = recipe(model=MODELS["decoder"])
     trainer = train(config, tokens, tmp_path)
-    weights = load_weights(trainer.run.checkpoints / "step-00000002")
+    weights = StoredWeights(trainer.run.checkpoints / "step-00000002")
     batches = [make() for make in trainer.objective.heldout(config.batch.microbatch, 4)]
     total, count = 0.0, 0
     for batch in batches:
