@@ -22,13 +22,13 @@ from benchmarks.tables import write_table
 from megatron_core.checkpoint import find_checkpoints, read_checkpoint
 from megatron_core.config import (
     AdamW,
-    Batch,
+    BatchSizes,
     Checkpoints,
     ExpertsConfig,
     Grid,
     ModelConfig,
     PretrainConfig,
-    Schedule,
+    RateSchedule,
 )
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
@@ -67,10 +67,10 @@ def recipe(model: ModelConfig) -> PretrainConfig:
     return PretrainConfig(
         steps=STEPS,
         sequence_length=32,
-        batch=Batch(sequences=16, microbatch=2),
+        batch=BatchSizes(sequences=16, microbatch=2),
         grid=Grid(data=4, tensor=2, context=2),
         optimizer=AdamW(learning_rate=1e-2),
-        schedule=Schedule(warmup_steps=2),
+        schedule=RateSchedule(warmup_steps=2),
         checkpoints=Checkpoints(every=1, keep_last=2),
         bucket_megabytes=0.05,
         validate_every=4,

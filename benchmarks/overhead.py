@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from benchmarks.tables import write_table
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary_table
-from megatron_core.config import Batch as BatchConfig
-from megatron_core.config import Grid, ModelConfig, PretrainConfig
+from megatron_core.config import BatchSizes, Grid, ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Share, initialize
 from megatron_core.optimizer import clip_coefficient
 from megatron_core.parallel.engine import Batch, Engine
@@ -98,7 +97,7 @@ def recipe(grid: Grid, hidden: int, length: int) -> PretrainConfig:
         kv_heads=hidden // 32, ffn=3 * hidden,
     )  # fmt: skip
     return PretrainConfig(
-        sequence_length=length, batch=BatchConfig(sequences=8, microbatch=2), grid=grid,
+        sequence_length=length, batch=BatchSizes(sequences=8, microbatch=2), grid=grid,
         model=model,
     )  # fmt: skip
 

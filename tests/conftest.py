@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from megatron_core.config import AdamW, Batch, Checkpoints, Grid, ModelConfig, PretrainConfig
-from megatron_core.config.training import Schedule
+from megatron_core.config import AdamW, BatchSizes, Checkpoints, Grid, ModelConfig, PretrainConfig
+from megatron_core.config.training import RateSchedule
 from megatron_core.data.indexed import IndexedWriter
 
 # How long an example takes is the machine's matter.
@@ -44,9 +44,9 @@ def tiny_recipe() -> PretrainConfig:
     return PretrainConfig(
         steps=8,
         sequence_length=16,
-        batch=Batch(sequences=16, microbatch=2),
+        batch=BatchSizes(sequences=16, microbatch=2),
         optimizer=AdamW(learning_rate=1e-2),
-        schedule=Schedule(warmup_steps=2),
+        schedule=RateSchedule(warmup_steps=2),
         grid=Grid(data=4),
         threads=1,
         checkpoints=Checkpoints(every=3, keep_last=5),

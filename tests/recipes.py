@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from megatron_core.config import (
     AdamW,
-    Batch,
+    BatchSizes,
     Checkpoints,
     ExpertsConfig,
     Grid,
     ModelConfig,
     PretrainConfig,
-    Schedule,
+    RateSchedule,
 )
 
 
@@ -38,9 +38,9 @@ def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
     settings: dict[str, object] = {
         "steps": 2,
         "sequence_length": 16,
-        "batch": Batch(sequences=16, microbatch=2),
+        "batch": BatchSizes(sequences=16, microbatch=2),
         "optimizer": AdamW(learning_rate=1e-2, clip=0.5),
-        "schedule": Schedule(warmup_steps=1),
+        "schedule": RateSchedule(warmup_steps=1),
         "grid": Grid(data=4, tensor=2, context=2),
         "checkpoints": Checkpoints(every=1, keep_last=20),
         "validate_every": 100,

@@ -27,11 +27,11 @@ from megatron_core.config.results import (
 from megatron_core.config.section import Section
 from megatron_core.config.training import (
     AdamW,
-    Batch,
+    BatchSizes,
     Checkpoints,
     Grid,
     LossScale,
-    Schedule,
+    RateSchedule,
     TrainingConfig,
 )
 
@@ -39,7 +39,7 @@ __all__ = [
     "STAGES",
     "AdamW",
     "AuditConfig",
-    "Batch",
+    "BatchSizes",
     "Checkpoints",
     "ClassificationConfig",
     "ContinuedConfig",
@@ -57,9 +57,9 @@ __all__ = [
     "MaskingConfig",
     "ModelConfig",
     "PretrainConfig",
+    "RateSchedule",
     "Recipe",
     "ReportConfig",
-    "Schedule",
     "Section",
     "TokenizeConfig",
     "TokenizerConfig",

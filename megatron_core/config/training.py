@@ -26,7 +26,7 @@ class Grid(Section):
     context: Degree = Field(1, description="Chunks of each sequence")
 
 
-class Batch(Section):
+class BatchSizes(Section):
     """How many sequences one optimizer step sees, and how many one forward pass does."""
 
     sequences: int = Field(32, ge=1, description="Sequences per optimizer step")
@@ -44,7 +44,7 @@ class AdamW(Section):
     clip: float = Field(1.0, gt=0, description="Largest global norm of the gradient")
 
 
-class Schedule(Section):
+class RateSchedule(Section):
     """The learning rate over the steps: linear warm-up, then cosine or warm-up-stable-decay."""
 
     kind: Literal["cosine", "wsd"] = Field("cosine", description="Shape after the warm-up")
@@ -85,9 +85,13 @@ class TrainingConfig(Section):
 
     steps: int = Field(ge=1, description="Optimizer steps")
     sequence_length: int = Field(256, ge=8, description="Tokens per sequence")
-    batch: Batch = Field(default_factory=Batch, description="Sizes of batch and microbatch")
+    batch: BatchSizes = Field(
+        default_factory=BatchSizes, description="Sizes of batch and microbatch"
+    )
     optimizer: AdamW = Field(default_factory=AdamW, description="Optimizer")
-    schedule: Schedule = Field(default_factory=Schedule, description="Learning rate over steps")
+    schedule: RateSchedule = Field(
+        default_factory=RateSchedule, description="Learning rate over steps"
+    )
     grid: Grid = Field(default_factory=Grid, description="Shards the arithmetic is defined on")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Of activations; main weights and gradient sums are always fp32"

@@ -21,7 +21,6 @@ from kernels.swiglu import swiglu
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.collectives.rows import exchange_rows
 from megatron_core.config import ModelConfig
-from megatron_core.errors import ConfigError
 from megatron_core.model.linear import Split
 from megatron_core.model.place import GradientLeaf, Place, Share
 from megatron_core.model.routing import (
@@ -66,19 +65,10 @@ class Experts(nn.Module):
     """A router, and those of its experts that are on this rank."""
 
     def __init__(self, config: ModelConfig, share: Share) -> None:
-        """
-        Raises:
-            ConfigError: the experts cannot be spread evenly over the ranks.
-        """
         super().__init__()
         experts = config.experts
-        if experts is None:
-            raise ValueError("a model without experts has no layer of them")
-        if experts.count % share.expert.ranks:
-            raise ConfigError(
-                f"expert={share.expert.ranks} in the layout must divide the model's "
-                f"experts.count = {experts.count}"
-            )
+        if experts is None or experts.count % share.expert.ranks:
+            raise ValueError(f"{share.expert.ranks} ranks cannot share {experts} evenly")
         self.config, self.share = experts, share
         self.router = Router(config.hidden, experts.count)
         local = Span(experts.count, share.expert.ranks, share.expert.rank).local

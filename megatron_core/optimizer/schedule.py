@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from megatron_core.config import Schedule
+from megatron_core.config import RateSchedule
 
 
-def learning_rate(step: int, *, peak: float, steps: int, schedule: Schedule) -> float:
+def learning_rate(step: int, *, peak: float, steps: int, schedule: RateSchedule) -> float:
     """Learning rate of optimizer step ``step``, counted from 1, of ``steps`` in all.
 
     ``cosine``: to ``final × peak`` along half a cosine (Loshchilov and Hutter, 2017).

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from megatron_core.config import Grid, ModelConfig
 from megatron_core.errors import ConfigError
 
-Schedule = Literal["1f1b", "interleaved", "zero_bubble"]
+PipelineSchedule = Literal["1f1b", "interleaved", "zero_bubble"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Layout:
     pipeline: int = 1
     expert: int = 1
     stages: int = 1
-    schedule: Schedule = "1f1b"
+    schedule: PipelineSchedule = "1f1b"
 
     @property
     def ranks(self) -> int:
@@ -67,9 +67,10 @@ class Layout:
             if name in degrees or (name == "schedule" and schedule is not None):
                 raise ConfigError(f"--layout {text}: `{name}` is there twice")
             if name == "schedule":
-                if value not in get_args(Schedule):
+                if value not in get_args(PipelineSchedule):
                     raise ConfigError(
-                        f"--layout {text}: schedule must be one of {', '.join(get_args(Schedule))}"
+                        f"--layout {text}: schedule must be one of "
+                        f"{', '.join(get_args(PipelineSchedule))}"
                     )
                 schedule = value
             elif not value.isdecimal() or not value.isascii() or int(value) < 1:

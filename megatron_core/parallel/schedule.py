@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from megatron_core.errors import ConfigError
-from megatron_core.parallel.layout import Schedule
+from megatron_core.parallel.layout import PipelineSchedule
 
 Kind = Literal["forward", "backward", "weight"]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -64,7 +64,7 @@ def forward_actions(*, ranks: int, stages: int, microbatches: int) -> list[list[
 
 
 def pipeline_actions(
-    kind: Schedule, *, ranks: int, stages: int, microbatches: int
+    kind: PipelineSchedule, *, ranks: int, stages: int, microbatches: int
 ) -> list[list[Action]]:
     """The order of the actions of each pipeline rank in one training step.
 
@@ -101,7 +101,7 @@ class _Worker:
     """One rank that takes up its actions, one after the other."""
 
     def __init__(
-        self, kind: Schedule, rank: int, ranks: int, stages: int, microbatches: int
+        self, kind: PipelineSchedule, rank: int, ranks: int, stages: int, microbatches: int
     ) -> None:
         self.taken: list[Action] = []
         self._last = ranks * stages - 1

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_core.config import Schedule
+from megatron_core.config import RateSchedule
 from megatron_core.optimizer import learning_rate
 
-COSINE = Schedule(kind="cosine", warmup_steps=10, final=0.1)
-WSD = Schedule(kind="wsd", warmup_steps=10, decay=0.2, final=0.0)
+COSINE = RateSchedule(kind="cosine", warmup_steps=10, final=0.1)
+WSD = RateSchedule(kind="wsd", warmup_steps=10, decay=0.2, final=0.0)
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,12 @@ WSD = Schedule(kind="wsd", warmup_steps=10, decay=0.2, final=0.0)
         (WSD, 88, 2.0),  # the last fifth of 110 steps starts after step 88
         (WSD, 99, 1.0),
         (WSD, 110, 0.0),
-        (Schedule(kind="wsd", warmup_steps=0, decay=1.0, final=0.5), 55, 1.5),
-        (Schedule(kind="cosine", warmup_steps=0, final=0.0), 110, 0.0),
-        (Schedule(kind="cosine", warmup_steps=109, final=0.5), 110, 1.0),
+        (RateSchedule(kind="wsd", warmup_steps=0, decay=1.0, final=0.5), 55, 1.5),
+        (RateSchedule(kind="cosine", warmup_steps=0, final=0.0), 110, 0.0),
+        (RateSchedule(kind="cosine", warmup_steps=109, final=0.5), 110, 1.0),
     ],
 )
-def test_key_points(schedule: Schedule, step: int, expected: float) -> None:
+def test_key_points(schedule: RateSchedule, step: int, expected: float) -> None:
     rate = learning_rate(step, peak=2.0, steps=110, schedule=schedule)
     assert rate == pytest.approx(expected, abs=1e-12)
 
@@ -49,7 +49,7 @@ def test_it_rises_to_the_peak_then_falls_to_the_last(
     kind: str, steps: int, warmup: int, decay: float, final: float
 ) -> None:
     warmup, rounding = min(warmup, steps - 1), 1e-12
-    schedule = Schedule(kind=kind, warmup_steps=warmup, decay=decay, final=final)
+    schedule = RateSchedule(kind=kind, warmup_steps=warmup, decay=decay, final=final)
     rates = [
         learning_rate(step, peak=3.0, steps=steps, schedule=schedule)
         for step in range(1, steps + 1)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_core.config import Batch as BatchSizes
-from megatron_core.config import Grid, PretrainConfig
+from megatron_core.config import BatchSizes, Grid, PretrainConfig
 from megatron_core.model import LanguageModel, initialize
 from megatron_core.parallel.engine import Batch, Engine
 from megatron_core.parallel.layout import Layout

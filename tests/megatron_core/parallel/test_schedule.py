@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_core.errors import ConfigError
-from megatron_core.parallel.layout import Schedule
+from megatron_core.parallel.layout import PipelineSchedule
 from megatron_core.parallel.schedule import (
     Action,
     forward_actions,
@@ -31,9 +31,12 @@ def whole(action: Action) -> float:
     return 2.0 if action.kind == "backward" else 1.0
 
 
+Case = tuple[PipelineSchedule, int, int, int]
+
+
 @st.composite
-def pipelines(draw: st.DrawFn) -> tuple[Schedule, int, int, int]:
-    kind: Schedule = draw(st.sampled_from(["1f1b", "interleaved", "zero_bubble"]))
+def pipelines(draw: st.DrawFn) -> Case:
+    kind: PipelineSchedule = draw(st.sampled_from(["1f1b", "interleaved", "zero_bubble"]))
     stages = draw(st.integers(2, 5)) if kind == "interleaved" else 1
     return kind, draw(st.integers(1, 9)), stages, draw(st.integers(1, 30))
 
@@ -47,7 +50,7 @@ def in_flight(actions: list[Action], until: str) -> int:
 @settings(deadline=None, max_examples=200)
 @given(pipelines())
 def test_every_pass_comes_once_in_an_order_that_can_run(
-    pipeline: tuple[Schedule, int, int, int],
+    pipeline: Case,
 ) -> None:
     kind, ranks, stages, microbatches = pipeline
     orders = pipeline_actions(kind, ranks=ranks, stages=stages, microbatches=microbatches)
@@ -68,7 +71,9 @@ def test_every_pass_comes_once_in_an_order_that_can_run(
 
 @settings(deadline=None, max_examples=200)
 @given(pipelines())
-def test_no_more_is_in_flight_than_published(pipeline: tuple[Schedule, int, int, int]) -> None:
+def test_no_more_is_in_flight_than_published(
+    pipeline: Case,
+) -> None:
     kind, ranks, stages, microbatches = pipeline
     orders = pipeline_actions(kind, ranks=ranks, stages=stages, microbatches=microbatches)
     for rank, order in enumerate(orders):

@@ -15,12 +15,12 @@ import torch
 from megatron_core.checkpoint import StoredWeights, last_checkpoint
 from megatron_core.config import (
     AdamW,
-    Batch,
+    BatchSizes,
     Checkpoints,
     Grid,
     LossScale,
     PretrainConfig,
-    Schedule,
+    RateSchedule,
 )
 from megatron_core.errors import IntegrityError, ReforgeError
 from megatron_core.parallel.layout import Layout
@@ -69,7 +69,7 @@ def long_recipe(model: str) -> PretrainConfig:
     """Fifty steps on a grid that is cut in every dimension."""
     return recipe(
         model=MODELS[model], steps=50, grid=Grid(data=2, tensor=2, context=2),
-        batch=Batch(sequences=8, microbatch=2), schedule=Schedule(warmup_steps=5),
+        batch=BatchSizes(sequences=8, microbatch=2), schedule=RateSchedule(warmup_steps=5),
         optimizer=AdamW(learning_rate=3e-3, clip=0.7, weight_decay=0.2),
         checkpoints=Checkpoints(every=100),
     )  # fmt: skip
