@@ -1,6 +1,6 @@
 """What the rules for numbers cost: a step of the engine against a bare PyTorch loop.
 
-    python -m benchmarks.overhead [--steps 15] [--hidden 512] [--length 256]
+    python -m benchmarks.overhead [--steps 9] [--hidden 512] [--length 256] [--sequences 16]
 
 One process, one model, one batch, in turns within one run: a plain decoder with autograd and
 torch's AdamW, our engine on a grid of one, and our engine on larger grids. Ratios of medians of
@@ -91,13 +91,13 @@ class PlainModel(nn.Module):
         return self.head(self.norm(x))
 
 
-def recipe(grid: Grid, hidden: int, length: int) -> PretrainConfig:
+def recipe(grid: Grid, hidden: int, length: int, sequences: int) -> PretrainConfig:
     model = ModelConfig(
         vocabulary=4096, positions=length, layers=4, hidden=hidden, heads=hidden // 32,
         kv_heads=hidden // 32, ffn=3 * hidden,
     )  # fmt: skip
     return PretrainConfig(
-        sequence_length=length, batch=BatchSizes(sequences=8, microbatch=2), grid=grid,
+        sequence_length=length, batch=BatchSizes(sequences=sequences, microbatch=2), grid=grid,
         model=model,
     )  # fmt: skip
 
@@ -154,20 +154,21 @@ def plain_step(config: PretrainConfig) -> Callable[[int], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--sequences", type=int, default=16)
     options = parser.parse_args()
+    sizes = options.hidden, options.length, options.sequences
     with open_mesh(Layout(), "cpu", 1) as mesh:
-        steps = {"bare loop": plain_step(recipe(Grid(), options.hidden, options.length))}
+        steps = {"bare loop": plain_step(recipe(Grid(), *sizes))}
         for grid in GRIDS:
             name = ", ".join(f"{k} {v}" for k, v in grid.model_dump().items() if v > 1)
-            steps[f"grid {name or 'of one'}"] = engine_step(
-                recipe(grid, options.hidden, options.length), mesh
-            )
+            steps[f"grid {name or 'of one'}"] = engine_step(recipe(grid, *sizes), mesh)
         times: dict[str, list[float]] = {name: [] for name in steps}
         for number in range(1, options.steps + 2):
-            for name, step in steps.items():
+            # To and fro, so that none always follows the same other one's caches.
+            for name, step in list(steps.items())[:: 1 if number % 2 else -1]:
                 start = time.process_time()
                 step(number)
                 if number > 1:
@@ -176,7 +177,7 @@ def main() -> None:
     write_table(
         "overhead",
         f"python -m benchmarks.overhead --steps {options.steps} --hidden {options.hidden} "
-        f"--length {options.length}",
+        f"--length {options.length} --sequences {options.sequences}",
         ["step", "median", "over the bare loop", "over a grid of one"],
         [
             [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,38 @@ def replace_folder(source: Path, target: Path) -> None:
         target.rename(old)
     source.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(target: Path, key: str) -> Iterator[Path]:
+    """As :func:`staged_folder`; what a failed or killed block wrote is there for its next attempt.
+
+    Args:
+        key: Names what the block makes, and from what: what another key left is deleted.
+
+    Raises:
+        ReforgeError: the disk refuses, or another process is at it.
+    """
+    staging = target.with_name(f".{target.name}.{key}.partial")
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(target.with_name(f".{target.name}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in target.parent.glob(f".{target.name}.*.partial"):
+                if left != staging:
+                    shutil.rmtree(left, ignore_errors=True)
+            staging.mkdir(exist_ok=True)
+        except BlockingIOError as error:
+            raise ReforgeError(f"another process is making {target}: wait for it") from error
+        except OSError as error:
+            raise ReforgeError(
+                f"cannot write to {target.parent}: {error.strerror}; free the disk or make it "
+                "writable"
+            ) from error
+        yield staging
+        sync_folder(staging)
+        replace_folder(staging, target)
 
 
 def _remove_abandoned(target: Path) -> None:

@@ -24,9 +24,16 @@ def curate(
     from megatron_core.data.curation import curate_documents
 
     with stage_run(
-        "curate", params=params, overrides=overrides, dry_run=dry_run, inputs=["ingest"]
+        "curate",
+        params=params,
+        overrides=overrides,
+        dry_run=dry_run,
+        inputs=["ingest"],
+        resumable=True,
     ) as run:
-        counts = curate_documents(run.input("ingest") / "documents", run.output, run.recipe.curate)
+        counts = curate_documents(
+            run.input("ingest") / "documents", run.output, run.recipe.curate, run.tasks
+        )
         run.metrics(
             {
                 "documents": counts.documents,

@@ -25,9 +25,16 @@ def dedup(
     from megatron_core.data.dedup import remove_duplicates
 
     with stage_run(
-        "dedup", params=params, overrides=overrides, dry_run=dry_run, inputs=["curate"]
+        "dedup",
+        params=params,
+        overrides=overrides,
+        dry_run=dry_run,
+        inputs=["curate"],
+        resumable=True,
     ) as run:
-        counts = remove_duplicates(run.input("curate") / "documents", run.output, run.recipe.dedup)
+        counts = remove_duplicates(
+            run.input("curate") / "documents", run.output, run.recipe.dedup, run.tasks
+        )
         run.metrics(
             {
                 "documents": counts.documents,

@@ -26,7 +26,7 @@ def ingest(
     from megatron_core.data.ingestion import ingest_sources
 
     with stage_run("ingest", params=params, overrides=overrides, dry_run=dry_run) as run:
-        counts = ingest_sources(run.recipe.ingest, run.output)
+        counts = ingest_sources(run.recipe.ingest, run.output, run.tasks)
         totals = {
             "documents": sum(count.documents for count in counts.values()),
             "characters": sum(count.characters for count in counts.values()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -20,12 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_core.config import Recipe, Section, load_recipe, training_runs
+from megatron_core.data.tasks import Tasks
 from megatron_core.errors import ConfigError, IntegrityError, ReforgeError
-from megatron_core.files import staged_folder, write_json
+from megatron_core.files import resumable_folder, staged_folder, write_json
 from megatron_core.identity import (
     Environment,
     Manifest,
     RunRecord,
+    hash_code,
+    hash_json,
     manifest_path,
     read_manifest,
     verify_files,
@@ -36,6 +40,7 @@ from megatron_core.parallel.layout import Layout
 ARTIFACTS = Path("artifacts")
 METRICS = Path("metrics")
 RUNS = Path("runs")
+_DONE_TASKS = ".tasks"
 
 console = Console(stderr=True)
 logger = logging.getLogger(__name__)
@@ -73,6 +78,11 @@ class StageRun:
     def input_roots(self) -> dict[str, str]:
         """Root of each input by stage."""
         return {stage: manifest.root for stage, manifest in self._inputs.items()}
+
+    @property
+    def tasks(self) -> Tasks:
+        """What does the work of a resumable stage; what is done survives a kill."""
+        return Tasks(self.output / _DONE_TASKS, self.recipe.execution)
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """What ``dvc metrics`` shows: nested mappings of numbers."""
@@ -114,13 +124,15 @@ def stage_run(
     layout: str | None = None,
     trains: str | None = None,
     keep: bool = True,
+    resumable: bool = False,
 ) -> Iterator[StageRun]:
     """Run the body of stage ``name`` on the artifacts of ``inputs``.
 
     A training stage gives its ``--layout``, and ``trains`` if the trainings are those of another
     section. When the layout is of several ranks the command first becomes that many processes,
     which all run the body; only the first one's ``output`` is kept. With ``keep`` false none is,
-    and the artifact stays what it was.
+    and the artifact stays what it was. A ``resumable`` stage finds in ``output`` what the same
+    recipe on the same inputs left there when it was killed, and which of its tasks are done.
 
     Raises:
         ReforgeError: the recipe is wrong, an input is missing or altered, or the disk refuses.
@@ -143,9 +155,16 @@ def stage_run(
         with tempfile.TemporaryDirectory() as unused:
             yield StageRun(name, recipe, Path(unused), opened, chosen)
         return
-    with staged_folder(artifact) as output:
+    if resumable:
+        inputs_now = {stage: manifest.root for stage, manifest in opened.items()}
+        made_from = [name, section.identity(), inputs_now, hash_code()]
+        folder = resumable_folder(artifact, hash_json(made_from)[:16])
+    else:
+        folder = staged_folder(artifact)
+    with folder as output:
         run = StageRun(name, recipe, output, opened, chosen)
         yield run
+        shutil.rmtree(output / _DONE_TASKS, ignore_errors=True)
         manifest = Manifest.of(
             output,
             stage=name,

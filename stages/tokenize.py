@@ -16,7 +16,7 @@ def tokenize(
     else int32. Documents come in the order of their rows, and each ends with `<|endoftext|>`
     unless `append_end_of_document` is off. A document without tokens is dropped and counted.
 
-    `workers` processes share the shards; their number changes no byte.
+    The shards are tasks: neither their number nor that of the workers changes a byte.
     """
     from megatron_core.data.tokenization import tokenize_documents
 
@@ -26,9 +26,14 @@ def tokenize(
         overrides=overrides,
         dry_run=dry_run,
         inputs=["decontaminate", "tokenizer"],
+        resumable=True,
     ) as run:
         counts = tokenize_documents(
-            run.input("decontaminate"), run.input("tokenizer"), run.output, run.recipe.tokenize
+            run.input("decontaminate"),
+            run.input("tokenizer"),
+            run.output,
+            run.recipe.tokenize,
+            run.tasks,
         )
         totals = {
             split: {

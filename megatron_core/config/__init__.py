@@ -8,6 +8,12 @@ from megatron_core.config.corpus import (
     TokenizeConfig,
     TokenizerConfig,
 )
+from megatron_core.config.execution import (
+    ExecutionConfig,
+    LocalExecution,
+    RayExecution,
+    SlurmExecution,
+)
 from megatron_core.config.finetune import ClassificationConfig, ContinuedConfig, FinetuneConfig
 from megatron_core.config.loading import load_recipe
 from megatron_core.config.pretrain import (
@@ -48,19 +54,23 @@ __all__ = [
     "DecontaminateConfig",
     "DedupConfig",
     "EvaluateConfig",
+    "ExecutionConfig",
     "ExpertsConfig",
     "FinetuneConfig",
     "GenerationConfig",
     "Grid",
     "IngestConfig",
+    "LocalExecution",
     "LossScale",
     "MaskingConfig",
     "ModelConfig",
     "PretrainConfig",
     "RateSchedule",
+    "RayExecution",
     "Recipe",
     "ReportConfig",
     "Section",
+    "SlurmExecution",
     "TokenizeConfig",
     "TokenizerConfig",
     "TrainingConfig",

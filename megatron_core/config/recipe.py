@@ -16,6 +16,7 @@ from megatron_core.config.corpus import (
     TokenizeConfig,
     TokenizerConfig,
 )
+from megatron_core.config.execution import ExecutionConfig, LocalExecution
 from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
 from megatron_core.config.pretrain import MaskingConfig, ModelConfig, PretrainConfig
 from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
@@ -24,7 +25,7 @@ from megatron_core.config.training import TrainingConfig
 
 
 class Recipe(Section):
-    """Everything that may change the bits, a section per stage."""
+    """Everything that may change the bits, a section per stage; and what runs them."""
 
     ingest: IngestConfig = Field(description="Sources into documents")
     curate: CurateConfig = Field(default_factory=CurateConfig, description="Quality rules")
@@ -50,10 +51,13 @@ class Recipe(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Scores")
     audit: AuditConfig = Field(default_factory=AuditConfig, description="Proof")
     report: ReportConfig = Field(default_factory=ReportConfig, description="One page")
+    execution: ExecutionConfig = Field(
+        default_factory=LocalExecution, description="On what the data stages run; changes no bit"
+    )
 
 
 # The order of the pipeline.
-STAGES = tuple(Recipe.model_fields)
+STAGES = tuple(name for name in Recipe.model_fields if name != "execution")
 
 
 def training_runs(recipe: Recipe) -> dict[str, TrainingConfig]:

@@ -13,10 +13,9 @@ from typing import Any
 
 from megatron_core.config import CurateConfig
 from megatron_core.data.documents import Document, list_shards, read_shard, write_shard
-from megatron_core.data.workers import ordered_map
+from megatron_core.data.tasks import Tasks
 from megatron_core.errors import CorpusError
 from megatron_core.files import write_json
-from megatron_core.progress import track
 
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
@@ -57,7 +56,9 @@ def drop_reason(text: str, config: CurateConfig) -> str | None:
     return None
 
 
-def curate_documents(documents: Path, output: Path, config: CurateConfig) -> CurationCounts:
+def curate_documents(
+    documents: Path, output: Path, config: CurateConfig, tasks: Tasks
+) -> CurationCounts:
     """Write the documents that pass to ``output/documents``, in shards of the same names, and
     what each rule dropped to ``output/drops.json``.
 
@@ -65,12 +66,9 @@ def curate_documents(documents: Path, output: Path, config: CurateConfig) -> Cur
         CorpusError: the input is empty or unreadable, or no document passes.
     """
     shards = list_shards(documents)
-    (output / "documents").mkdir(parents=True)
     work = partial(_curate_shard, folder=output / "documents", config=config)
     counts, drops = CurationCounts(), _Drops()
-    for shard_counts, shard_drops in track(
-        ordered_map(work, shards, config.workers), "curate", len(shards)
-    ):
+    for shard_counts, shard_drops in tasks.map("curate", work, shards):
         counts.documents += shard_counts.documents
         counts.characters += shard_counts.characters
         drops.merge(shard_drops)

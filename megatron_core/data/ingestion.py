@@ -11,6 +11,7 @@ import orjson
 from megatron_core.config import IngestConfig
 from megatron_core.data.documents import Document, ShardWriter, write_lines
 from megatron_core.data.sources import Broken, Source, open_source
+from megatron_core.data.tasks import Tasks
 from megatron_core.errors import CorpusError
 from megatron_core.progress import track
 
@@ -26,7 +27,7 @@ class SourceCounts:
     broken: int = 0
 
 
-def ingest_sources(config: IngestConfig, output: Path) -> dict[str, SourceCounts]:
+def ingest_sources(config: IngestConfig, output: Path, tasks: Tasks) -> dict[str, SourceCounts]:
     """Read every source and write ``documents/*.jsonl`` and ``broken.jsonl`` into ``output``.
 
     Document i over all sources, in the recipe's order, goes to shard i % ``config.shards``.
@@ -43,7 +44,7 @@ def ingest_sources(config: IngestConfig, output: Path) -> dict[str, SourceCounts
     broken = _BrokenRecords(config.max_broken)
     with ShardWriter(output / "documents", config.shards) as writer:
         for name, source_config in config.sources.items():
-            source = open_source(source_config, config.workers)
+            source = open_source(source_config, tasks.workers)
             counts[name] = _ingest(name, source, config.max_documents, writer, broken)
     broken.check()
     for name, count in counts.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,10 +21,9 @@ from megatron_core.data.indexed import (
     idx_path,
     token_dtype,
 )
+from megatron_core.data.tasks import Tasks
 from megatron_core.data.tokenizer import Tokenizer
-from megatron_core.data.workers import ordered_map
 from megatron_core.errors import CorpusError
-from megatron_core.progress import track
 
 SPLITS = ("train", "heldout")
 
@@ -56,7 +54,7 @@ class _Part:
 
 
 def tokenize_documents(
-    documents: Path, tokenizer: Path, output: Path, config: TokenizeConfig
+    documents: Path, tokenizer: Path, output: Path, config: TokenizeConfig, tasks: Tasks
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Tokenize the splits below ``documents`` into indexed datasets below ``output``.
 
@@ -76,8 +74,7 @@ def tokenize_documents(
         for split in SPLITS
         for shard in list_shards(documents / split)
     ]
-    tokenize = _tokenize_shard if config.workers == 1 else _tokenize_alone
-    done = track(ordered_map(tokenize, jobs, config.workers), "tokenizing shards", len(jobs))
+    done = tasks.map("tokenize", _tokenize_shard, jobs)
     parts = dict(zip((job.parts for job in jobs), done, strict=True))
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for split in SPLITS:
@@ -93,12 +90,6 @@ def tokenize_documents(
             raise CorpusError(f"{documents / split} holds no text: nothing to tokenize")
     shutil.rmtree(scratch)
     return counts
-
-
-def _tokenize_alone(job: _Job) -> list[_Part]:
-    """For a process that shares the machine with others of its kind."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return _tokenize_shard(job)
 
 
 def _tokenize_shard(job: _Job) -> list[_Part]:

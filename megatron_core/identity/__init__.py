@@ -1,7 +1,7 @@
 """What an artifact is: content hashes, Merkle roots, manifests, and where they were made."""
 
 from megatron_core.identity.environment import Environment, likely_causes
-from megatron_core.identity.hashing import hash_bytes, hash_file, hash_json, merkle_root
+from megatron_core.identity.hashing import hash_bytes, hash_code, hash_file, hash_json, merkle_root
 from megatron_core.identity.manifest import (
     FileEntry,
     Manifest,
@@ -18,6 +18,7 @@ __all__ = [
     "Manifest",
     "RunRecord",
     "hash_bytes",
+    "hash_code",
     "hash_file",
     "hash_json",
     "likely_causes",

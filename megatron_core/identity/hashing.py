@@ -47,3 +47,10 @@ def merkle_root(leaves: Mapping[str, str]) -> str:
         ]
         level = paired + level[len(paired) * 2 :]
     return level[0].hex()
+
+
+def hash_code() -> str:
+    """SHA-256 over the package's own source files: what two versions under work differ in."""
+    package = Path(__file__).parent.parent
+    sources = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
+    return hash_json({name: hash_file(package / name) for name in sources})

@@ -21,8 +21,7 @@ ingest:
     notes: {kind: jsonl, path: notes.jsonl}
     icd10cm: {kind: icd10cm}
     hpo: {kind: hpo}
-curate: {workers: 1}
-dedup: {workers: 1}
+execution: {workers: 1}
 decontaminate: {heldout: 0.3}
 """
 
@@ -70,9 +69,8 @@ def test_from_files_to_splits(project: Path) -> None:
         artifact = project / "artifacts" / stage
         assert not verify_files(artifact, read_manifest(manifest_path(artifact)))
     first = roots(project)
-    for name, stage in STAGES.items():
-        workers = [] if name == "decontaminate" else [f"{name}.workers=2"]
-        stage(overrides=workers)
+    for stage in STAGES.values():
+        stage(overrides=["execution.workers=2"])
     assert roots(project) == first
 
 

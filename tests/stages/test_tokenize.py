@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "ingest: {sources: {notes: {kind: jsonl, path: none.jsonl},"
         " icd10cm: {kind: icd10cm}, hpo: {kind: hpo}}}\n"
         "tokenizer: {vocabulary: 300}\n"
-        "tokenize: {workers: 1}\n"
+        "execution: {workers: 1}\n"
     )
     params = tmp_path / "params.yaml"
     with stage_run("decontaminate", params=params, overrides=None, dry_run=False) as run:

@@ -18,8 +18,8 @@ from megatron_core.data.dedup.clusters import Clusters
 from megatron_core.data.dedup.exact import exact_key, first_of_each
 from megatron_core.data.dedup.minhash import MinHash, candidate_groups, jaccard
 from megatron_core.data.documents import list_shards, read_shard, write_lines, write_shard
+from megatron_core.data.tasks import Tasks
 from megatron_core.data.words import ngram_hashes, words
-from megatron_core.data.workers import ordered_map
 from megatron_core.errors import CorpusError
 from megatron_core.progress import track
 
@@ -57,7 +57,9 @@ class _Duplicate(NamedTuple):
     similarity: float
 
 
-def remove_duplicates(documents: Path, output: Path, config: DedupConfig) -> DedupCounts:
+def remove_duplicates(
+    documents: Path, output: Path, config: DedupConfig, tasks: Tasks
+) -> DedupCounts:
     """Write the corpus without duplicates to ``output/documents``, in shards of the same names,
     and a line for each document removed to ``output/duplicates.jsonl``.
 
@@ -68,8 +70,8 @@ def remove_duplicates(documents: Path, output: Path, config: DedupConfig) -> Ded
         CorpusError: the input is empty or unreadable.
     """
     shards = list_shards(documents)
-    scanned = ordered_map(partial(_scan_shard, config=config), shards, config.workers)
-    seen = [one for shard in track(scanned, "signatures", len(shards)) for one in shard]
+    scanned = tasks.map("signatures", partial(_scan_shard, config=config), shards)
+    seen = [one for shard in scanned for one in shard]
     if not seen:
         raise CorpusError(f"{documents} holds no documents: its shards are empty")
     seen.sort(key=lambda one: one.rank)

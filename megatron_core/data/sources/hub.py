@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megatron_core.config.corpus import HubDataset
+from megatron_core.config.corpus.sources import HubDataset
 from megatron_core.data.sources.source import Broken, Record
 from megatron_core.errors import CorpusError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import zstandard
 
-from megatron_core.config.corpus import Jsonl
+from megatron_core.config.corpus.sources import Jsonl
 from megatron_core.data.sources.files import matching_files
 from megatron_core.data.sources.source import Broken, Record
 from megatron_core.errors import CorpusError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_core.config.corpus import Parquet
+from megatron_core.config.corpus.sources import Parquet
 from megatron_core.data.sources.files import matching_files
 from megatron_core.data.sources.source import Broken, Record
 from megatron_core.errors import CorpusError

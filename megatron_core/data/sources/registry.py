@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_core.config import corpus
+from megatron_core.config.corpus import sources as corpus
 from megatron_core.data.sources.hpo import HpoTerms
 from megatron_core.data.sources.hub import HubRows
 from megatron_core.data.sources.icd10cm import Icd10CmCategories

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megatron_core.config.corpus import PlainText
+from megatron_core.config.corpus.sources import PlainText
 from megatron_core.data.sources.files import matching_files
 from megatron_core.data.sources.source import Broken, Record
 from megatron_core.errors import CorpusError

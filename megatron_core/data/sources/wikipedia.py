@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from megatron_core.data.sources.source import Record, package_file
 from megatron_core.data.sources.wikitext import clean_wikitext
-from megatron_core.data.workers import ordered_map
+from megatron_core.data.tasks import ordered_map
 from megatron_core.errors import CorpusError, MissingExtraError
 
 _DUMP = "test/test_data/enwiki-latest-pages-articles1.xml-*-shortened.bz2"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from megatron_core.config import Recipe, Section
+from megatron_core.config import STAGES, Recipe, Section
 from megatron_core.config.recipe import cross_section_problems, training_runs
 
 
@@ -198,13 +198,11 @@ def test_the_identity_is_of_what_can_change_a_bit(
     assert (before != after) == changes
 
 
-@pytest.mark.parametrize("section", ["ingest", "curate", "dedup", "tokenize"])
-def test_the_number_of_workers_is_no_identity(section: str) -> None:
-    one, two = (
-        getattr(changed(raw_recipe(), f"{section}.workers", n), section).identity() for n in (1, 2)
-    )
-    assert one == two
-    assert "workers" not in one
+@pytest.mark.parametrize("execution", [{"workers": 3}, {"kind": "slurm", "partition": "cpu"}])
+def test_what_stages_run_on_is_no_section_of_a_stage(execution: dict[str, Any]) -> None:
+    recipe = Recipe.model_validate(raw_recipe() | {"execution": execution})
+    assert recipe.execution.model_dump(exclude_unset=True) == execution
+    assert "execution" not in STAGES
 
 
 def sections(parent: type[Section]) -> Iterator[type[Section]]:

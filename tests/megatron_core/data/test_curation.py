@@ -14,6 +14,7 @@ from megatron_core.config import CurateConfig
 from megatron_core.data.curation import curate_documents, drop_reason, normalize
 from megatron_core.data.documents import Document, read_shard, write_shard
 from megatron_core.errors import CorpusError
+from tests.tasks import local_tasks
 
 GOOD = "A text of plain words that is long enough to stay."
 SPACED = st.text(st.sampled_from("ab \t\n\r\x0b\x00\x85\xa0\u2028\u0301é\ufeff"))
@@ -65,7 +66,9 @@ def test_shards_keep_their_names_and_workers_change_nothing(tmp_path: Path, work
         ]
         write_shard(tmp_path / f"in/{shard:05d}.jsonl", documents)
     write_shard(tmp_path / "in/00003.jsonl", [])
-    counts = curate_documents(tmp_path / "in", tmp_path / "out", CurateConfig(workers=workers))
+    counts = curate_documents(
+        tmp_path / "in", tmp_path / "out", CurateConfig(), local_tasks(workers)
+    )
     for shard in range(3):
         assert list(read_shard(tmp_path / f"out/documents/{shard:05d}.jsonl")) == [
             Document("a", row, f"{GOOD} {row}", {"n": row})
@@ -84,4 +87,4 @@ def test_shards_keep_their_names_and_workers_change_nothing(tmp_path: Path, work
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "in/00000.jsonl", [Document("a", 0, "short")])
     with pytest.raises(CorpusError, match="too_short 1"):
-        curate_documents(tmp_path / "in", tmp_path / "out", CurateConfig(workers=1))
+        curate_documents(tmp_path / "in", tmp_path / "out", CurateConfig(), local_tasks())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_core.config import DecontaminateConfig
-from megatron_core.config.corpus import Jsonl
+from megatron_core.config.corpus.sources import Jsonl
 from megatron_core.data.decontamination import decontaminate_documents, is_heldout
 from megatron_core.data.documents import Document, read_shards, write_shard
 from megatron_core.errors import CorpusError

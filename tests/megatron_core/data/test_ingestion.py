@@ -12,6 +12,7 @@ from megatron_core.config import IngestConfig
 from megatron_core.data.documents import read_shard
 from megatron_core.data.ingestion import ingest_sources
 from megatron_core.errors import CorpusError
+from tests.tasks import local_tasks
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def config(**values: Any) -> IngestConfig:
 
 
 def test_rows_ids_and_shards() -> None:
-    counts = ingest_sources(config(shards=2), Path("out"))
+    counts = ingest_sources(config(shards=2), Path("out"), local_tasks())
     shards = [
         [(document.id, document.text) for document in read_shard(path)]
         for path in sorted(Path("out/documents").iterdir())
@@ -50,23 +51,23 @@ def test_rows_ids_and_shards() -> None:
 
 
 def test_max_documents_is_per_source() -> None:
-    counts = ingest_sources(config(max_documents=1), Path("out"))
+    counts = ingest_sources(config(max_documents=1), Path("out"), local_tasks())
     assert {name: count.documents for name, count in counts.items()} == {"second": 1, "first": 1}
     assert counts["second"].broken == 0
 
 
 def test_too_many_broken_records_are_named() -> None:
     with pytest.raises(CorpusError, match=r"max_broken = 0.*\n.*a\.jsonl:2: no valid JSON"):
-        ingest_sources(config(max_broken=0), Path("out"))
+        ingest_sources(config(max_broken=0), Path("out"), local_tasks())
     Path("a.jsonl").write_text("broken\n" * 100_000)
     with pytest.raises(CorpusError, match=r"a\.jsonl:10: .*\n.*and 1 more"):
-        ingest_sources(config(), Path("out"))
+        ingest_sources(config(), Path("out"), local_tasks())
 
 
 def test_a_source_without_documents_is_refused() -> None:
     Path("a.jsonl").write_text("\n\n")
     with pytest.raises(CorpusError, match=r"ingest\.sources\.second has no documents"):
-        ingest_sources(config(), Path("out"))
+        ingest_sources(config(), Path("out"), local_tasks())
 
 
 def test_a_lone_surrogate_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +76,6 @@ def test_a_lone_surrogate_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
 
     records = [Record("fine"), Record("\ud800")]
     monkeypatch.setattr(ingestion, "open_source", lambda *_: records)
-    counts = ingest_sources(config(max_broken=2), Path("out"))
+    counts = ingest_sources(config(max_broken=2), Path("out"), local_tasks())
     assert (counts["first"].documents, counts["first"].broken) == (1, 1)
     assert "no valid Unicode" in Path("out/broken.jsonl").read_text()

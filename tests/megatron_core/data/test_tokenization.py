@@ -14,6 +14,7 @@ from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.indexed import IndexedDataset, IndexedWriter
 from megatron_core.data.tokenization import dataset_prefix, tokenize_documents
 from megatron_core.errors import CorpusError
+from tests.tasks import local_tasks
 
 
 @pytest.fixture
@@ -65,9 +66,9 @@ def test_datasets_hold_the_documents_in_order(
     tmp_path: Path, tokenizer: Path, append: bool
 ) -> None:
     documents = write_splits(tmp_path / "documents", shards=3)
-    config = TokenizeConfig(append_end_of_document=append, workers=1)
+    config = TokenizeConfig(append_end_of_document=append)
     (tmp_path / "out").mkdir()
-    counts = tokenize_documents(documents, tokenizer, tmp_path / "out", config)
+    counts = tokenize_documents(documents, tokenizer, tmp_path / "out", config, local_tasks())
     end = [0] if append else []
     expected = [ids(text) + end for text in TEXTS["notes"] if text]
     dataset = IndexedDataset(tmp_path / "out/train/notes_text_document")
@@ -107,7 +108,9 @@ def test_neither_shards_nor_workers_change_a_byte(tmp_path: Path, tokenizer: Pat
             (mixed / "train").rename(documents / "train")
         output = tmp_path / f"out{number}"
         output.mkdir()
-        counts = tokenize_documents(documents, tokenizer, output, TokenizeConfig(workers=workers))
+        counts = tokenize_documents(
+            documents, tokenizer, output, TokenizeConfig(), local_tasks(workers)
+        )
         files = {p.relative_to(output): p.read_bytes() for p in output.rglob("*") if p.is_file()}
         outputs.append((counts, files))
     assert outputs[0] == outputs[1] == outputs[2]
@@ -119,7 +122,7 @@ def test_a_source_of_empty_documents_has_no_files(tmp_path: Path, tokenizer: Pat
         write_shard(tmp_path / f"documents/{split}/0.jsonl", documents)
     (tmp_path / "out").mkdir()
     counts = tokenize_documents(
-        tmp_path / "documents", tokenizer, tmp_path / "out", TokenizeConfig(workers=1)
+        tmp_path / "documents", tokenizer, tmp_path / "out", TokenizeConfig(), local_tasks()
     )
     assert counts["train"]["blank"]["dropped_empty"] == 1
     assert counts["train"]["blank"]["documents"] == 0
@@ -132,7 +135,7 @@ def test_refuses_a_split_without_text(tmp_path: Path, tokenizer: Path) -> None:
     write_shard(documents / "heldout/00000.jsonl", [Document("notes", 0, "")])
     (tmp_path / "out").mkdir()
     with pytest.raises(CorpusError, match="heldout holds no text"):
-        tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(workers=1))
+        tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(), local_tasks())
 
 
 def test_an_error_of_a_worker_keeps_its_message(tmp_path: Path, tokenizer: Path) -> None:
@@ -141,7 +144,7 @@ def test_an_error_of_a_worker_keeps_its_message(tmp_path: Path, tokenizer: Path)
         file.write(b"{torn\n")
     (tmp_path / "out").mkdir()
     with pytest.raises(CorpusError, match=r"train/00001.jsonl:4"):
-        tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(workers=2))
+        tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(), local_tasks(2))
 
 
 def test_prefix_is_that_of_megatron(tmp_path: Path) -> None:

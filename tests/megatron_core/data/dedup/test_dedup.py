@@ -17,6 +17,7 @@ from megatron_core.config import DedupConfig
 from megatron_core.data.dedup import Clusters, MinHash, candidate_groups, jaccard, remove_duplicates
 from megatron_core.data.documents import Document, read_shards, write_shard
 from megatron_core.errors import CorpusError
+from tests.tasks import local_tasks
 
 
 def corpus(seed: int = 0) -> list[Document]:
@@ -59,11 +60,15 @@ def survivors_by_definition(documents: Sequence[Document], config: DedupConfig) 
 
 
 def run(
-    folder: Path, documents: Sequence[Document], config: DedupConfig, shards: int = 2
+    folder: Path,
+    documents: Sequence[Document],
+    config: DedupConfig,
+    shards: int = 2,
+    workers: int = 1,
 ) -> tuple[list[Document], list[dict[str, object]]]:
     for shard in range(shards):
         write_shard(folder / f"in/{shard:05d}.jsonl", documents[shard::shards])
-    counts = remove_duplicates(folder / "in", folder / "out", config)
+    counts = remove_duplicates(folder / "in", folder / "out", config, local_tasks(workers))
     kept = list(read_shards(folder / "out/documents"))
     lines = (folder / "out/duplicates.jsonl").read_text().splitlines()
     removed = [json.loads(line) for line in lines]
@@ -73,7 +78,7 @@ def run(
 
 
 # One hash per bucket: every pair this alike is all but sure to be a candidate.
-SURE = DedupConfig(ngram=3, buckets=64, hashes_per_bucket=1, min_jaccard=0.5, workers=1)
+SURE = DedupConfig(ngram=3, buckets=64, hashes_per_bucket=1, min_jaccard=0.5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,8 +98,7 @@ def test_neither_order_nor_shards_nor_workers_matter(tmp_path: Path) -> None:
     documents = corpus()
     kept, removed = run(tmp_path / "a", documents, SURE)
     shuffled = random.Random(1).sample(documents, len(documents))
-    parallel = SURE.model_copy(update={"workers": 2})
-    again, removed_again = run(tmp_path / "b", shuffled, parallel, shards=5)
+    again, removed_again = run(tmp_path / "b", shuffled, SURE, shards=5, workers=2)
     assert sorted(kept, key=lambda d: d.id) == sorted(again, key=lambda d: d.id)
     assert removed == removed_again
 
@@ -102,7 +106,7 @@ def test_neither_order_nor_shards_nor_workers_matter(tmp_path: Path) -> None:
 def test_candidates_below_the_true_similarity_stay(tmp_path: Path) -> None:
     words = " ".join(f"w{n}" for n in range(40))
     documents = [Document("a", 0, f"{words} x y z"), Document("a", 1, f"{words} p q r")]
-    trusting = DedupConfig(ngram=1, buckets=64, hashes_per_bucket=1, min_jaccard=0, workers=1)
+    trusting = DedupConfig(ngram=1, buckets=64, hashes_per_bucket=1, min_jaccard=0)
     strict = trusting.model_copy(update={"min_jaccard": 0.9})  # they share 40 of 46 words
     assert len(run(tmp_path / "a", documents, strict)[0]) == 2
     _, (line,) = run(tmp_path / "b", documents, trusting)
@@ -112,14 +116,14 @@ def test_candidates_below_the_true_similarity_stay(tmp_path: Path) -> None:
 def test_short_and_wordless_texts(tmp_path: Path) -> None:
     texts = ["one two", "One, two!", "two one", "...", "!!!", "…", "one two three"]
     documents = [Document("a", row, text) for row, text in enumerate(texts)]
-    kept, _ = run(tmp_path, documents, DedupConfig(workers=1))
+    kept, _ = run(tmp_path, documents, DedupConfig())
     assert {document.row for document in kept} == {1, 2, 3, 4, 5, 6}
 
 
 def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "00000.jsonl", [])
     with pytest.raises(CorpusError, match="no documents"):
-        remove_duplicates(tmp_path, tmp_path / "out", SURE)
+        remove_duplicates(tmp_path, tmp_path / "out", SURE, local_tasks())
 
 
 def test_agreement_of_signatures_estimates_the_similarity() -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from megatron_core.config.corpus import Jsonl, Parquet, PlainText
+from megatron_core.config.corpus.sources import Jsonl, Parquet, PlainText
 from megatron_core.data.sources import Broken, Record, open_source
 from megatron_core.errors import CorpusError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_core.config.corpus import GensimWikipedia, Hpo, Icd10Cm
+from megatron_core.config.corpus.sources import GensimWikipedia, Hpo, Icd10Cm
 from megatron_core.data.sources import Record, open_source, source
 from megatron_core.data.sources.hpo import read_terms
 from megatron_core.errors import MissingExtraError

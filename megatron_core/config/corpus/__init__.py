@@ -1,0 +1,17 @@
+"""The sections from documents to tokens, a module each."""
+
+from megatron_core.config.corpus.curate import CurateConfig
+from megatron_core.config.corpus.decontaminate import DecontaminateConfig
+from megatron_core.config.corpus.dedup import DedupConfig
+from megatron_core.config.corpus.ingest import IngestConfig
+from megatron_core.config.corpus.tokenize import TokenizeConfig
+from megatron_core.config.corpus.tokenizer import TokenizerConfig
+
+__all__ = [
+    "CurateConfig",
+    "DecontaminateConfig",
+    "DedupConfig",
+    "IngestConfig",
+    "TokenizeConfig",
+    "TokenizerConfig",
+]
