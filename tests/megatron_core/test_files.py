@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from megatron_core.errors import ReforgeError
-from megatron_core.files import replace_folder, staged_folder, write_json, write_text
+from megatron_core.files import (
+    replace_folder,
+    resumable_folder,
+    staged_folder,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -116,3 +122,57 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     with staged_folder(tmp_path / "model"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.1.partial"}
+
+
+def shown(folder: Path) -> set[str]:
+    """The names that are not hidden."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("error", [ReforgeError("no"), KeyboardInterrupt()])
+def test_a_resumable_folder_is_found_again_after_a_failure(
+    tmp_path: Path, error: BaseException
+) -> None:
+    target = tmp_path / "artifact"
+    target.mkdir()
+    with pytest.raises(type(error)), resumable_folder(target, "key") as folder:
+        (folder / "half").write_text("half")
+        raise error
+    assert shown(tmp_path) == {"artifact"}
+    assert names(target) == set()
+    with resumable_folder(target, "key") as folder:
+        assert (folder / "half").read_text() == "half"
+    assert names(target) == {"half"}
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_another_key_starts_anew(tmp_path: Path) -> None:
+    with pytest.raises(ReforgeError), resumable_folder(tmp_path / "artifact", "one") as folder:
+        (folder / "half").write_text("half")
+        raise ReforgeError("no")
+    with resumable_folder(tmp_path / "artifact", "two") as folder:
+        assert not list(folder.iterdir())
+        assert [path.name for path in tmp_path.glob(".*.partial")] == [folder.name]
+
+
+def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
+    target = tmp_path / "artifact"
+    program = (
+        "from megatron_core.files import resumable_folder; from pathlib import Path; import sys\n"
+        "with resumable_folder(Path(sys.argv[1]), 'key'): print('here', flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(target)]
+    other = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "here\n"
+    with (
+        pytest.raises(ReforgeError, match="another process is making .*artifact: wait for it"),
+        resumable_folder(target, "key"),
+    ):
+        pytest.fail("the block must not run")
+    other.kill()
+    other.wait()
+    with resumable_folder(target, "key"):  # a lock does not outlive its process
+        pass
