@@ -168,7 +168,7 @@ def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == "here\n"
     with (
-        pytest.raises(ReforgeError, match="another process is making .*artifact: wait for it"),
+        pytest.raises(ReforgeError, match=r"another process is making .*artifact: wait for it"),
         resumable_folder(target, "key"),
     ):
         pytest.fail("the block must not run")
