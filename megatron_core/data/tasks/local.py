@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,8 @@ from megatron_core.errors import ReforgeError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_AHEAD = 8  # items that may wait for each process
 
 
 def cores() -> int:
@@ -41,7 +44,8 @@ def ordered_map(
 ) -> Iterator[Result]:
     """``map(function, items)`` on ``workers`` processes; results come in the order of ``items``.
 
-    ``function`` is importable by name. One worker means this process. datatrove's own local
+    ``function`` is importable by name. ``items`` are drawn as they are needed, a few for each
+    process ahead. One worker means this process. datatrove's own local
     executor waits forever for a process that the system killed, for memory most often; this one
     says so.
 
@@ -55,7 +59,14 @@ def ordered_map(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_share_the_machine) as pool:
         try:
-            yield from pool.map(function, items)
+            # A window of them at a time: all items at once may be more than memory holds.
+            waiting: deque[Future[Result]] = deque()
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise ReforgeError(
                 "a worker process was killed, most likely for memory: use fewer `execution.workers`"
