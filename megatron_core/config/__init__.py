@@ -17,7 +17,8 @@ from megatron_core.config.execution import (
 from megatron_core.config.finetune import ClassificationConfig, ContinuedConfig, FinetuneConfig
 from megatron_core.config.loading import load_recipe
 from megatron_core.config.model import ExpertsConfig, ModelConfig
-from megatron_core.config.pretrain import MaskingConfig, PretrainConfig
+from megatron_core.config.prediction import MaskingConfig, PredictionConfig
+from megatron_core.config.pretrain import PretrainConfig
 from megatron_core.config.recipe import STAGES, Recipe, training_runs
 from megatron_core.config.results import (
     AuditConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "LossScale",
     "MaskingConfig",
     "ModelConfig",
+    "PredictionConfig",
     "PretrainConfig",
     "RateSchedule",
     "RayExecution",

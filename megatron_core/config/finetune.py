@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from megatron_core.config.pretrain import MaskingConfig, Sources
+from megatron_core.config.prediction import PredictionConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
 
 
-class ContinuedConfig(TrainingConfig):
+class ContinuedConfig(PredictionConfig):
     """Domain-adaptive continued pretraining: the same objective on the domain's text."""
 
     steps: int = Field(100, ge=1, description="Optimizer steps")
-    sources: Sources = Field(
-        default_factory=dict,
-        description="Passes over each source per epoch; name a general one to replay it",
-    )
-    masking: MaskingConfig = Field(
-        default_factory=MaskingConfig, description="Used by an encoder alone"
-    )
 
 
 class ClassificationConfig(TrainingConfig):

@@ -19,7 +19,8 @@ from megatron_core.config.corpus import (
 from megatron_core.config.execution import ExecutionConfig, LocalExecution
 from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
 from megatron_core.config.model import ModelConfig
-from megatron_core.config.pretrain import MaskingConfig, PretrainConfig
+from megatron_core.config.prediction import MaskingConfig
+from megatron_core.config.pretrain import PretrainConfig
 from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig

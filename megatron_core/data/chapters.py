@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_core.data.documents import read_shards
-from megatron_core.data.order import permute
+from megatron_core.data.datasets.order import permute
 from megatron_core.errors import CorpusError
 
 

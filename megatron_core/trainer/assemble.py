@@ -10,6 +10,7 @@ from megatron_core.config import (
     ClassificationConfig,
     ContinuedConfig,
     ModelConfig,
+    PredictionConfig,
     PretrainConfig,
 )
 from megatron_core.model import Classifier, LanguageModel, Share, initialize, load_parameters
@@ -100,16 +101,8 @@ def describe(config: ModelConfig) -> dict[str, object]:
     return {"kind": config.kind, "config": config.model_dump(mode="json")}
 
 
-def _prediction(
-    config: PretrainConfig | ContinuedConfig, model: ModelConfig, tokens: Path
-) -> Objective:
+def _prediction(config: PredictionConfig, model: ModelConfig, tokens: Path) -> Objective:
     """What the kind of the model is trained to predict."""
     if model.kind == "decoder":
-        return LanguageObjective(
-            tokens, sequence_length=config.sequence_length, sources=config.sources,
-            seed=config.seed,
-        )  # fmt: skip
-    return MaskedObjective(
-        tokens, sequence_length=config.sequence_length, sources=config.sources, seed=config.seed,
-        masking=config.masking, vocabulary=model.vocabulary,
-    )  # fmt: skip
+        return LanguageObjective(tokens, config)
+    return MaskedObjective(tokens, config, model.vocabulary)

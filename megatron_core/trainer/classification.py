@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
-from megatron_core.data.order import Mixture
+from megatron_core.data.datasets.order import Mixture
 from megatron_core.model import Classifier
 from megatron_core.parallel.engine import Batch
 from megatron_core.trainer.objective import ignore, padded_places
@@ -54,7 +54,7 @@ class ClassificationObjective:
         self.order = Mixture({"train": len(train)}, {"train": 1.0}, seed)
 
     def read(self, samples: Sequence[int]) -> Batch:
-        return _batch(self.train, [self.order.locate(k)[1] for k in samples])
+        return _batch(self.train, [self.order.item(k)[1] for k in samples])
 
     def heldout(self, microbatch: int, multiple: int) -> list[Callable[[], Batch]]:
         return [

@@ -1,71 +1,80 @@
-"""Next-token prediction, and prediction of masked tokens, over token windows."""
+"""Next-token prediction, and prediction of masked tokens, over sequences of documents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
-from megatron_core.config import MaskingConfig
-from megatron_core.data.masking import mask_tokens
-from megatron_core.data.windows import TokenWindows, open_streams
+from megatron_core.config import PredictionConfig
+from megatron_core.data.datasets.masking import mask_tokens
+from megatron_core.data.datasets.order import MixedOrder, spread
+from megatron_core.data.datasets.spans import DocumentSpan, SampleOrder, read_spans
+from megatron_core.data.datasets.windows import TokenWindows, open_streams
 from megatron_core.parallel.engine import Batch
 from megatron_core.trainer.objective import ignore, padded_places
 
-_HELDOUT_WINDOWS = 64
+_HELDOUT_SEQUENCES = 64
 
 
 class LanguageObjective:
-    """Each token of a window given those before it."""
+    """Each token of a sequence given those before it."""
 
-    def __init__(
-        self, tokens: Path, *, sequence_length: int, sources: Mapping[str, float], seed: int
-    ) -> None:
+    shared = 1  # the token after a sequence is a target too
+
+    def __init__(self, tokens: Path, config: PredictionConfig) -> None:
         """Read ``tokens/train`` and ``tokens/heldout``.
 
         Raises:
-            CorpusError: a source is missing or shorter than one window.
+            CorpusError: a source is missing or fills no sequence.
         """
-        self.windows = TokenWindows(open_streams(tokens / "train"), sequence_length)
-        self.order = self.windows.mixture(sources, seed)
-        self.heldout_windows = TokenWindows(open_streams(tokens / "heldout"), sequence_length)
+        self.config = config
+        self.length = config.sequence_length
+        self.streams = open_streams(tokens / "train")
+        self.heldout_streams = open_streams(tokens / "heldout")
+        sequences = TokenWindows(self.streams, self.length, shared=self.shared)
+        self.order: SampleOrder = MixedOrder(sequences, config.sources, config.seed)
+        self.held = spread(
+            TokenWindows(self.heldout_streams, self.length, shared=self.shared), _HELDOUT_SEQUENCES
+        )
 
     def read(self, samples: Sequence[int]) -> Batch:
-        return self._batch(self.windows.read([self.order.locate(k) for k in samples]), samples)
+        spans = [self.order.locate(k) for k in samples]
+        return self._batch(*read_spans(self.streams, spans, self.length + self.shared), samples)
 
     def heldout(self, microbatch: int, multiple: int) -> list[Callable[[], Batch]]:
-        places = self.heldout_windows.spread(_HELDOUT_WINDOWS)
         return [
-            partial(self._heldout, places, rows)
-            for rows in padded_places(len(places), microbatch, multiple)
+            partial(self._heldout, rows)
+            for rows in padded_places(len(self.held), microbatch, multiple)
         ]
 
-    def _heldout(self, places: Sequence[tuple[str, int]], rows: Sequence[int]) -> Batch:
-        batch = self._batch(self.heldout_windows.read([places[row] for row in rows]), rows)
+    def _heldout(self, rows: Sequence[int]) -> Batch:
+        spans: list[Sequence[DocumentSpan]] = [self.held[row] for row in rows]
+        read = read_spans(self.heldout_streams, spans, self.length + self.shared)
+        batch = self._batch(*read, rows)
         targets = ignore(batch.targets.T, rows).T
         return Batch(batch.tokens, targets, int((targets != IGNORED).sum()))
 
-    def _batch(self, windows: Tensor, samples: Sequence[int]) -> Batch:
-        targets = windows[:, 1:]
-        return Batch(windows[:, :-1], targets, targets.numel())
+    def _batch(self, tokens: Tensor, documents: Tensor, samples: Sequence[int]) -> Batch:
+        targets = tokens[:, 1:]
+        return Batch(tokens[:, :-1], targets, targets.numel())
 
 
 class MaskedObjective(LanguageObjective):
-    """Some tokens of a window given the others."""
+    """Some tokens of a sequence given the others."""
 
-    def __init__(
-        self, tokens: Path, *, sequence_length: int, sources: Mapping[str, float], seed: int,
-        masking: MaskingConfig, vocabulary: int,
-    ) -> None:  # fmt: skip
-        super().__init__(tokens, sequence_length=sequence_length, sources=sources, seed=seed)
-        self.masking, self.vocabulary, self.seed = masking, vocabulary, seed
+    shared = 0
 
-    def _batch(self, windows: Tensor, samples: Sequence[int]) -> Batch:
+    def __init__(self, tokens: Path, config: PredictionConfig, vocabulary: int) -> None:
+        super().__init__(tokens, config)
+        self.vocabulary = vocabulary
+
+    def _batch(self, tokens: Tensor, documents: Tensor, samples: Sequence[int]) -> Batch:
         inputs, targets = mask_tokens(
-            windows[:, :-1], samples,
-            config=self.masking, vocabulary=self.vocabulary, seed=self.seed,
+            tokens, samples,
+            config=self.config.masking, vocabulary=self.vocabulary, seed=self.config.seed,
         )  # fmt: skip
         return Batch(inputs, targets, int((targets != IGNORED).sum()))

@@ -104,9 +104,7 @@ def test_the_curve_is_that_of_a_plain_loop_in_float64(
 def test_so_is_that_of_four_ranks(tokens: Path, tmp_path: Path) -> None:
     config = long_recipe("decoder")
     assert trainings.train(tokens, tmp_path, config, "tensor=2,context=2")
-    objective = LanguageObjective(
-        tokens, sequence_length=config.sequence_length, sources={}, seed=config.seed
-    )  # fmt: skip
+    objective = LanguageObjective(tokens, config)
     ours = [json.loads(line) for line in trainings.Trained(tmp_path).steps.splitlines()]
     assert_plain(ours, plain.train(config, objective)[0])
 

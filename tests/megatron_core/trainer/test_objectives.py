@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kernels.cross_entropy import IGNORED
-from megatron_core.config import MaskingConfig
+from megatron_core.config import MaskingConfig, PredictionConfig, RateSchedule
 from megatron_core.model import Classifier, initialize
 from megatron_core.parallel.engine import Batch
 from megatron_core.trainer import ClassificationObjective, LanguageObjective
@@ -18,26 +19,33 @@ from megatron_core.trainer.objective import padded_places
 from tests.models import small_config
 
 SAMPLES = range(40, 47)
+CONFIG = PredictionConfig(
+    steps=1, sequence_length=16, schedule=RateSchedule(warmup_steps=0), seed=1,
+    masking=MaskingConfig(token=63),
+)  # fmt: skip
 
 
 def language(tokens: Path) -> LanguageObjective:
-    return LanguageObjective(tokens, sequence_length=16, sources={}, seed=1)
+    return LanguageObjective(tokens, CONFIG)
 
 
 def masked(tokens: Path) -> MaskedObjective:
-    return MaskedObjective(
-        tokens, sequence_length=16, sources={}, seed=1, masking=MaskingConfig(token=63),
-        vocabulary=64,
-    )  # fmt: skip
+    return MaskedObjective(tokens, CONFIG, vocabulary=64)
 
 
-def windows_of(objective: LanguageObjective, samples: range) -> torch.Tensor:
-    return objective.windows.read([objective.order.locate(k) for k in samples])
+def tokens_of(objective: LanguageObjective, samples: range) -> torch.Tensor:
+    """What the samples are made of, from the streams."""
+    rows = []
+    for k in samples:
+        spans = objective.order.locate(k)
+        parts = [objective.streams[s.source].tokens[s.first : s.first + s.tokens] for s in spans]
+        rows.append(torch.from_numpy(np.concatenate(parts).astype(np.int64)))
+    return torch.stack(rows)
 
 
 def test_language_predicts_every_next_token(tokens: Path) -> None:
     objective = language(tokens)
-    batch, windows = objective.read(SAMPLES), windows_of(language(tokens), SAMPLES)
+    batch, windows = objective.read(SAMPLES), tokens_of(language(tokens), SAMPLES)
     assert windows.shape == (7, 17)
     assert torch.equal(batch.tokens, windows[:, :-1])
     assert torch.equal(batch.targets, windows[:, 1:])
@@ -56,7 +64,7 @@ def test_samples_are_the_same_however_they_are_read(tokens: Path) -> None:
 
 def test_masked_predicts_what_it_hides(tokens: Path) -> None:
     objective = masked(tokens)
-    batch, original = objective.read(SAMPLES), windows_of(objective, SAMPLES)[:, :-1]
+    batch, original = objective.read(SAMPLES), tokens_of(objective, SAMPLES)
     chosen = batch.targets != IGNORED
     assert torch.equal(batch.targets[chosen], original[chosen])
     assert torch.equal(batch.tokens[~chosen], original[~chosen])
@@ -78,9 +86,12 @@ def test_heldout_windows_are_each_predicted_once(
     microbatch: int, multiple: int, tokens: Path
 ) -> None:
     objective = language(tokens)
-    held = objective.heldout_windows
+    held = objective.heldout_streams
     windows = torch.cat(
-        [held.read([(source, i) for i in range(held.counts[source])]) for source in held.counts]
+        [
+            torch.from_numpy(stream.tokens.astype(np.int64)).unfold(0, 17, 16)
+            for stream in held.values()
+        ]
     )
     assert len(windows) < 64  # so every window is taken
     made = heldout(objective, microbatch, multiple)
@@ -122,7 +133,7 @@ def test_classification_passes_over_the_examples() -> None:
     batch = objective.read(range(8))  # two passes
     assert (batch.count, batch.by_position) == (8, False)
     for first in (0, 4):
-        rows = [objective.order.locate(k)[1] for k in range(first, first + 4)]
+        rows = [objective.order.item(k)[1] for k in range(first, first + 4)]
         assert sorted(rows) == [0, 1, 2, 3]
         assert torch.equal(batch.tokens[first : first + 4], made.tokens[rows])
         targets = torch.stack([made.classes[rows], made.lengths[rows]])

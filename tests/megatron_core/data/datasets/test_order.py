@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_core.data.order import Mixture, permute
+from megatron_core.data.datasets.order import Mixture, permute
 
 # What the recipe's seed has meant so far; a change here reorders everyone's data.
 KNOWN = [5, 0, 9, 6, 7, 1, 2, 4, 8, 3]
@@ -50,7 +50,7 @@ def test_keys_give_orders_that_look_unrelated() -> None:
 
 def taken(mixture: Mixture, epochs: range) -> Counter[tuple[str, int]]:
     size = mixture.epoch_size
-    return Counter(mixture.locate(k) for k in range(epochs.start * size, epochs.stop * size))
+    return Counter(mixture.item(k) for k in range(epochs.start * size, epochs.stop * size))
 
 
 ITEMS = {"a": 7, "b": 12, "c": 5}
@@ -108,7 +108,13 @@ def test_no_item_is_ever_two_passes_ahead_of_another(
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
     def order(seed: int, epoch: int) -> list[tuple[str, int]]:
         mixture = Mixture({"a": 50}, {"a": 1.0}, seed)
-        return [mixture.locate(epoch * 50 + k) for k in range(50)]
+        return [mixture.item(epoch * 50 + k) for k in range(50)]
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_the_order_in_which_a_recipe_names_its_sources_is_none() -> None:
+    forward = Mixture(ITEMS, {"a": 1.0, "b": 0.5, "c": 2.0}, seed=1)
+    backward = Mixture(ITEMS, {"c": 2.0, "b": 0.5, "a": 1.0}, seed=1)
+    assert [forward.item(k) for k in range(40)] == [backward.item(k) for k in range(40)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
 from megatron_core.config import MaskingConfig
-from megatron_core.data.masking import mask_tokens
+from megatron_core.data.datasets.masking import mask_tokens
 
 VOCABULARY = 500
 MASK = 3  # never among the tokens below, nor is anything under 100

@@ -1,0 +1,29 @@
+"""What a language model reads and is to predict of it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from megatron_core.config.section import Section
+from megatron_core.config.training import TrainingConfig
+
+
+class MaskingConfig(Section):
+    """Masked-language-model inputs (Devlin et al., 2019)."""
+
+    rate: float = Field(0.15, gt=0, lt=1, description="Share of tokens to predict")
+    masked: float = Field(0.8, ge=0, le=1, description="Of these, replaced by the mask token")
+    random: float = Field(0.1, ge=0, le=1, description="Of these, replaced by a random token")
+    token: int = Field(1, ge=0, description="Id of the mask token")
+
+
+class PredictionConfig(TrainingConfig):
+    """Training on the tokenized sources: the next token, or masked ones."""
+
+    sources: dict[str, float] = Field(
+        default_factory=dict,
+        description="Passes over each source per epoch of the mixture; empty takes all once",
+    )
+    masking: MaskingConfig = Field(
+        default_factory=MaskingConfig, description="Used by an encoder alone"
+    )

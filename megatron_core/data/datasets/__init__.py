@@ -1,0 +1,1 @@
+"""What training reads: documents cut into sequences, their order, what is masked of them."""
