@@ -22,7 +22,7 @@ from megatron_core.data.documents import (
     write_shard,
 )
 from megatron_core.data.sources import Broken, open_source
-from megatron_core.data.words import ngram_hashes, ngrams, words
+from megatron_core.data.words import Words
 from megatron_core.errors import CorpusError
 from megatron_core.progress import track
 
@@ -64,19 +64,19 @@ class EvaluationSets:
 
     def add(self, name: str, texts: Iterable[str]) -> None:
         """Add the set ``name``."""
-        found = [np.unique(ngram_hashes(words(text), self._ngram)) for text in texts]
+        found = [np.unique(Words.of(text).ngram_hashes(self._ngram)) for text in texts]
         self._hashes[name] = np.unique(np.concatenate(found))
 
     def overlap(self, text: str) -> Overlap:
         """The set that holds most of the n-grams of ``text``; the first one of those even."""
-        found = words(text)
-        hashes = ngram_hashes(found, self._ngram)
+        found = Words.of(text)
+        hashes = found.ngram_hashes(self._ngram)
         best = Overlap("", 0.0, "")
         for name, known in self._hashes.items():
             places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
             shared = known[places] == hashes
             if (share := float(shared.mean())) > best.share:
-                example = ngrams(found, self._ngram)[int(shared.argmax())]
+                example = found.ngram(int(shared.argmax()), self._ngram)
                 best = Overlap(name, share, example)
         return best
 

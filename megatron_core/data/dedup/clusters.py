@@ -1,34 +1,90 @@
-"""Which documents belong together."""
+"""The fifth pass: which documents belong together."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_core.data.compiled import compiled
+from megatron_core.data.dedup.candidates import count_partitions
+from megatron_core.data.dedup.corpus import Corpus, Numbers, load, save
+
+_DOCUMENTS = 1 << 18  # of the clusters in one part, about
 
 
-class Clusters:
-    """Disjoint sets over the numbers 0 … n - 1 (union-find with path halving).
+def join_documents(corpus: Corpus) -> int:
+    """Write the clusters of two or more, in parts, and return how many parts.
 
-    The representative of a set is its smallest number, whatever the order of the unions.
+    The order is that of each cluster's smallest key, which depends on the texts alone. A part has
+    ``numbers``, the documents of its clusters; ``texts``, the first document with the same words
+    as each; and ``clusters``, which ascends and says which belong together.
     """
+    copies, alike = _pairs(corpus)
+    connected = np.zeros(corpus.documents, dtype=np.bool_)
+    for pairs in [*copies, *alike]:
+        connected[pairs.ravel()] = True
+    numbers = np.flatnonzero(connected)
+    del connected
+    same = np.arange(len(numbers))
+    for pairs in copies:
+        join(same, np.searchsorted(numbers, pairs))
+    flatten(same)
+    together = same.copy()
+    for pairs in alike:
+        join(together, np.searchsorted(numbers, pairs))
+    flatten(together)
+    smallest = np.full(len(numbers), np.iinfo(np.uint64).max)
+    np.minimum.at(smallest, together, corpus.gather("keys", numbers)[:, 0])
+    order = np.lexsort((together, smallest[together]))
+    roots = together[order]
+    starts = np.flatnonzero(np.append(True, roots[1:] != roots[:-1])) if len(roots) else roots
+    clusters = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(roots))))
+    # A cut is a start in whose part of the row no earlier one lies.
+    _, cuts = np.unique(starts // _DOCUMENTS, return_index=True)
+    bounds = np.append(starts[cuts], len(roots))
+    for part in range(len(cuts)):
+        here = slice(bounds[part], bounds[part + 1])
+        save(
+            corpus.place("clusters", part),
+            numbers=numbers[order[here]],
+            texts=numbers[same[order[here]]],
+            clusters=clusters[here],
+        )
+    return len(cuts)
 
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
 
-    def find(self, item: int) -> int:
-        """The smallest number in the set of ``item``."""
-        parent = self._parent
-        while parent[item] != item:
-            parent[item] = item = parent[parent[item]]
-        return item
+def _pairs(corpus: Corpus) -> tuple[list[Numbers], list[Numbers]]:
+    """Pairs of documents with the same words, and of those that are alike."""
+    partitions = range(count_partitions(corpus))
+    copies = [
+        *(load(corpus.place("candidates", partition), "copies") for partition in partitions),
+        *(
+            load(corpus.place("signatures", shard), "copies") + corpus.firsts[shard]
+            for shard in range(len(corpus.shards))
+        ),
+    ]
+    return copies, [load(corpus.place("alike", partition), "alike") for partition in partitions]
 
-    def join(self, one: int, other: int) -> None:
-        """Make one set of the sets of ``one`` and ``other``."""
-        one, other = sorted((self.find(one), self.find(other)))
-        self._parent[other] = one
 
-    def groups(self) -> dict[int, list[int]]:
-        """The sets of two or more, ascending, by their smallest number."""
-        members = defaultdict(list)
-        for item in range(len(self._parent)):
-            members[self.find(item)].append(item)
-        return {first: items for first, items in members.items() if len(items) > 1}
+@compiled
+def find(parent: NDArray[np.int64], item: int) -> int:
+    """The root of ``item``'s set (union-find with path halving)."""
+    while parent[item] != item:
+        parent[item] = parent[parent[item]]
+        item = parent[item]
+    return item
+
+
+@compiled
+def join(parent: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
+    """Make one set of the two sets of each of ``pairs``; its root is the smallest member."""
+    for n in range(len(pairs)):
+        one, other = find(parent, pairs[n, 0]), find(parent, pairs[n, 1])
+        parent[max(one, other)] = min(one, other)
+
+
+@compiled
+def flatten(parent: NDArray[np.int64]) -> None:
+    """Make every item point to the root of its set."""
+    for item in range(len(parent)):
+        parent[item] = find(parent, item)

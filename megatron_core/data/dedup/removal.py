@@ -1,29 +1,29 @@
-"""Which documents of a corpus repeat another, and the corpus without them."""
+"""The corpus without duplicates: the passes in their order."""
 
 from __future__ import annotations
 
+import heapq
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import orjson
 
 from megatron_core.config import DedupConfig
-from megatron_core.data.dedup.clusters import Clusters
-from megatron_core.data.dedup.exact import exact_key, first_of_each
-from megatron_core.data.dedup.minhash import MinHash, candidate_groups, jaccard
-from megatron_core.data.documents import list_shards, read_shard, write_lines, write_shard
+from megatron_core.data.dedup.candidates import count_partitions, find_candidates
+from megatron_core.data.dedup.clusters import join_documents
+from megatron_core.data.dedup.corpus import Corpus, load, within
+from megatron_core.data.dedup.signatures import sign_shard
+from megatron_core.data.dedup.similarity import compare_candidates
+from megatron_core.data.dedup.survivors import Removed, choose_survivors
+from megatron_core.data.dedup.texts import keep_texts
+from megatron_core.data.documents import list_shards, to_line
 from megatron_core.data.tasks import Tasks
-from megatron_core.data.words import ngram_hashes, words
 from megatron_core.errors import CorpusError
-from megatron_core.progress import track
-
-_SHOWN = 200  # characters of each text in duplicates.jsonl
 
 
 @dataclass(frozen=True)
@@ -38,141 +38,97 @@ class DedupCounts:
     by_source: dict[str, int]
 
 
-class _Seen(NamedTuple):
-    """What is remembered of a document between the passes; ``rank`` sorts survivors first."""
-
-    rank: tuple[int, str, int]
-    key: bytes
-    bands: NDArray[np.uint64]
-
-    @property
-    def id(self) -> str:
-        return f"{self.rank[1]}/{self.rank[2]}"
-
-
-class _Duplicate(NamedTuple):
-    id: str
-    kept: str
-    kind: str
-    similarity: float
-
-
 def remove_duplicates(
     documents: Path, output: Path, config: DedupConfig, tasks: Tasks
 ) -> DedupCounts:
-    """Write the corpus without duplicates to ``output/documents``, in shards of the same names,
-    and a line for each document removed to ``output/duplicates.jsonl``.
+    """Write the corpus without duplicates to ``output/documents``, in shards of the same names, a
+    line for each document removed to ``output/duplicates.jsonl``, and the largest clusters to
+    ``output/clusters.jsonl``.
 
-    Of documents that belong together the longest is kept; among equally long ones the one whose
-    source, then row, comes first. Neither shards nor workers change which.
+    Of documents that belong together the longest is kept, or the one of the highest score; among
+    equal ones the one whose source, then row, comes first. Neither shards nor workers change
+    which. Documents belong together when their words are the same, when they agree in a bucket
+    and are alike, or by way of others.
+
+    No pass has a Python object for each document. In bytes, a task holds at most: `signatures`,
+    `60 + 40 · (buckets + 1)` per document of its shard; `candidates`, 100 per document of a
+    partition, of which each has about a million; `texts`, 40 per candidate of its shard;
+    `similarities` and `survivors`, about 200 MB; `clusters`, 1 per document of the corpus and 64
+    per document that has a duplicate; and besides the largest document, and one bucket's largest
+    group of different texts. On the disk are `60 + 12 · (buckets + 1)` per document, and 8 for
+    each different n-gram of the candidates, until the pass is over.
 
     Raises:
-        CorpusError: the input is empty or unreadable.
+        CorpusError: the input is empty or unreadable, or a document has no score to rank it by.
     """
-    shards = list_shards(documents)
-    scanned = tasks.map("signatures", partial(_scan_shard, config=config), shards)
-    seen = [one for shard in scanned for one in shard]
-    if not seen:
+    shards = tuple(list_shards(documents))
+    folder = tasks.folder / "arrays"  # goes when what the tasks remember goes
+    sign = partial(sign_shard, folder=folder, config=config)
+    corpus = Corpus(folder, shards, tuple(tasks.map("signatures", sign, list(enumerate(shards)))))
+    if not corpus.documents:
         raise CorpusError(f"{documents} holds no documents: its shards are empty")
-    seen.sort(key=lambda one: one.rank)
-    exact = _exact_duplicates(seen)
-    gone = {duplicate.id for duplicate in exact}
-    unique = [one for one in seen if one.id not in gone]
-    near, clusters = _near_duplicates(unique, shards, config)
-    removed = [*exact, *near]
-    characters = _write(shards, output, removed)
+    numbers, partitions = range(len(shards)), range(count_partitions(corpus))
+    _all(tasks.map("candidates", partial(find_candidates, corpus=corpus), partitions))
+    _all(tasks.map("texts", partial(keep_texts, corpus=corpus, config=config), numbers))
+    compare = partial(compare_candidates, corpus=corpus, config=config)
+    _all(tasks.map("similarities", compare, partitions))
+    (parts,) = tasks.map("clusters", join_documents, [corpus])
+    choose = partial(choose_survivors, corpus=corpus, config=config)
+    removed = list(tasks.map("survivors", choose, range(parts)))
+    write = partial(_write_shard, corpus=corpus, parts=parts, output=output / "documents")
+    _all(tasks.map("documents", write, numbers))
+    report = partial(_write_lists, corpus=corpus, removed=removed, shown=config.shown_clusters)
+    _all(tasks.map("lists", report, [output]))
+    by_source = sum((part.by_source for part in removed), Counter[str]())
+    exact, near = sum(part.exact for part in removed), sum(part.near for part in removed)
     return DedupCounts(
-        documents=len(seen) - len(removed),
-        characters=characters,
-        exact=len(exact),
-        near=len(near),
-        clusters=clusters,
-        by_source=dict(sorted(Counter(one.id.rpartition("/")[0] for one in removed).items())),
+        documents=corpus.documents - exact - near,
+        characters=sum(s.characters for s in corpus.sizes) - sum(r.characters for r in removed),
+        exact=exact,
+        near=near,
+        clusters=sum(part.near_clusters for part in removed),
+        by_source=dict(sorted(by_source.items())),
     )
 
 
-def _scan_shard(shard: Path, config: DedupConfig) -> list[_Seen]:
-    minhash = MinHash.of(config)
-    seen = []
-    for document in read_shard(shard):
-        found = words(document.text)
-        rank = (-len(document.text), document.source, document.row)
-        seen.append(_Seen(rank, exact_key(found), minhash.bands(found)))
-    return seen
+def _all(results: Iterator[None]) -> None:
+    for _ in results:
+        pass
 
 
-def _exact_duplicates(seen: list[_Seen]) -> list[_Duplicate]:
-    firsts = first_of_each([one.key for one in seen])
-    return [
-        _Duplicate(seen[position].id, seen[first].id, "exact", 1.0)
-        for position, first in enumerate(firsts)
-        if first != position
-    ]
-
-
-def _near_duplicates(
-    seen: list[_Seen], shards: list[Path], config: DedupConfig
-) -> tuple[list[_Duplicate], int]:
-    """Near-duplicates among documents in the order of their rank, and how many clusters."""
-    groups = list(candidate_groups(np.stack([one.bands for one in seen])))
-    members = sorted({int(member) for group in groups for member in group})
-    shingles = _read_texts(
-        shards,
-        {seen[member].id for member in members},
-        lambda text: np.unique(ngram_hashes(words(text), config.ngram)),
+def _write_shard(shard: int, corpus: Corpus, parts: int, output: Path) -> None:
+    """Write the lines of a shard whose documents stay, as they are."""
+    first, end = corpus.firsts[shard : shard + 2]
+    gone = sorted(
+        number
+        for part in range(parts)
+        for number in within(load(corpus.place("survivors", part), "gone"), first, end).tolist()
     )
-    clusters = Clusters(len(seen))
-    refused: set[tuple[int, int]] = set()
-    for group in track(groups, "candidates"):
-        for one, other in combinations(group.tolist(), 2):
-            if clusters.find(one) == clusters.find(other) or (one, other) in refused:
-                continue
-            similarity = jaccard(shingles[seen[one].id], shingles[seen[other].id])
-            if similarity >= config.min_jaccard:
-                clusters.join(one, other)
+    output.mkdir(parents=True, exist_ok=True)
+    path = corpus.shards[shard]
+    left = iter(gone)
+    following = next(left, None)
+    with path.open("rb") as source, (output / path.name).open("wb") as target:
+        for number, line in enumerate(source, start=first):
+            if number == following:
+                following = next(left, None)
             else:
-                refused.add((one, other))
-    found = clusters.groups()
-    near = [
-        _Duplicate(
-            seen[other].id,
-            seen[kept].id,
-            "near",
-            jaccard(shingles[seen[kept].id], shingles[seen[other].id]),
-        )
-        for kept, items in found.items()
-        for other in items[1:]
-    ]
-    return near, len(found)
+                target.write(line)
 
 
-def _read_texts(
-    shards: Iterable[Path], ids: set[str], measure: Callable[[str], Any]
-) -> dict[str, Any]:
-    """``measure`` of the text of every document in ``ids``, by id."""
-    return {
-        document.id: measure(document.text)
-        for shard in shards
-        for document in read_shard(shard)
-        if document.id in ids
+def _write_lists(output: Path, corpus: Corpus, removed: list[Removed], shown: int) -> None:
+    """Put the parts of ``duplicates.jsonl`` together, and the largest clusters of all."""
+    folders = [corpus.place("survivors", part) for part in range(len(removed))]
+    with (output / "duplicates.jsonl").open("wb") as target:
+        for folder in folders:
+            with (folder / "duplicates.jsonl").open("rb") as source:
+                shutil.copyfileobj(source, target)
+    lines = (line for folder in folders for line in (folder / "clusters.jsonl").open("rb"))
+    largest = heapq.nlargest(shown, lines, key=lambda line: orjson.loads(line)["documents"])
+    sizes = sum((part.sizes for part in removed), Counter[int]())
+    sizes -= Counter(orjson.loads(line)["documents"] for line in largest)
+    rest: dict[str, Any] = {
+        "not_shown": [{"documents": size, "clusters": sizes[size]} for size in sorted(sizes)]
     }
-
-
-def _write(shards: list[Path], output: Path, removed: list[_Duplicate]) -> int:
-    """Write the artifact; the number of characters kept."""
-    gone = {duplicate.id for duplicate in removed}
-    named = gone | {duplicate.kept for duplicate in removed}
-    texts = _read_texts(shards, named, lambda text: text[:_SHOWN])
-    characters = 0
-    for shard in shards:
-        kept = [document for document in read_shard(shard) if document.id not in gone]
-        characters += sum(len(document.text) for document in kept)
-        write_shard(output / "documents" / shard.name, kept)
-    write_lines(
-        output / "duplicates.jsonl",
-        (
-            duplicate._asdict() | {"text": texts[duplicate.id], "kept_text": texts[duplicate.kept]}
-            for duplicate in removed
-        ),
-    )
-    return characters
+    with (output / "clusters.jsonl").open("wb") as target:
+        target.writelines([*largest, to_line(rest)])

@@ -1,13 +1,31 @@
-"""Words and n-grams against what a reader would count."""
+"""Words and n-grams against what a reader would count, and a regular expression."""
 
 from __future__ import annotations
 
+import re
+import sys
+
+import numpy as np
 import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_core.data.words import ngram_hashes, ngrams, words
+from megatron_core.data.words import Words
+from megatron_core.data.xxh64 import xxh64
+
+# Spaces and punctuation of ASCII and Latin-1, of Arabic, Hindi, Chinese and typesetting; or a
+# Chinese or Japanese character.
+BETWEEN = (
+    r"\s\x00-\x2f:-@\[-`{-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u060c\u061b\u061f\u06d4"
+    r"\u0964\u0965\u2000-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+)
+WHOLE = r"\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(f"[{WHOLE}]|[^{BETWEEN}{WHOLE}]+")
+
+
+def listed(words: Words) -> list[str]:
+    return [words.ngram(i, 1) for i in range(len(words))]
 
 
 @pytest.mark.parametrize(
@@ -15,22 +33,42 @@ from megatron_core.data.words import ngram_hashes, ngrams, words
     [
         ("The cat, the CAT!", ["the", "cat", "the", "cat"]),
         ("«Straße» — 3.5 km", ["strasse", "3", "5", "km"]),
-        ("नमस्ते दुनिया।", ["नमस्ते", "दुनिया।"]),  # vowel signs stay within their word
-        ("…!?", ["…!?"]),
+        ("नमस्ते दुनिया।", ["नमस्ते", "दुनिया"]),  # vowel signs stay within their word
+        ("我是Li。𠀀a", ["我", "是", "li", "𠀀", "a"]),
+        ("ひと 🙂🙂", ["ひ", "と", "🙂🙂"]),
+        (" … !? ", ["… !?"]),
         ("", [""]),
     ],
 )
 def test_words(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+    assert listed(Words.of(text)) == expected
+
+
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("aB1 .,ß我カ𠀀।"), max_size=30))
+def test_words_are_those_of_the_expression(text: str) -> None:
+    assert listed(Words.of(text)) == (WORD.findall(text.casefold()) or [text.casefold().strip()])
+
+
+def test_every_character_that_python_takes_for_a_space_divides() -> None:
+    spaces = [c for c in map(chr, range(sys.maxunicode)) if c.isspace()]
+    assert [c for c in spaces if len(Words.of(f"a{c}b")) != 2] == []
 
 
 def test_ngrams_of_a_short_text_are_the_text() -> None:
-    assert ngrams(["a", "b", "c"], 2) == ["a b", "b c"]
-    assert ngrams(["a", "b"], 3) == ["a b"]
+    assert Words.of("a b c").ngram(1, 2) == "b c"
+    assert Words.of("A b").ngram(0, 3) == "a b"
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12), st.integers(1, 5))
+@given(
+    st.lists(st.sampled_from(["a", "bc", "我", "é"]), min_size=1, max_size=12), st.integers(1, 5)
+)
 def test_hashes_follow_the_ngrams(words: list[str], length: int) -> None:
-    hashes = ngram_hashes(words, length).tolist()
+    hashes = Words.of(" ".join(words)).ngram_hashes(length).tolist()
     windows = [words[i : i + length] for i in range(len(words)) if i + length <= len(words)]
-    assert hashes == [xxhash.xxh3_64_intdigest(" ".join(w)) for w in windows or [words]]
+    assert hashes == [xxhash.xxh64_intdigest(" ".join(w)) for w in windows or [words]]
+
+
+@given(st.binary(max_size=120), st.integers(0, 5), st.integers(0, 5))
+def test_hash_is_that_of_the_library(data: bytes, before: int, after: int) -> None:
+    array = np.frombuffer(bytes(before) + data + bytes(after), dtype=np.uint8)
+    assert xxh64(array, before, before + len(data)) == xxhash.xxh64_intdigest(data)

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from megatron_core.config import DedupConfig
-from megatron_core.data.dedup import Clusters, MinHash, candidate_groups, jaccard, remove_duplicates
+from megatron_core.data.dedup import remove_duplicates
 from megatron_core.data.documents import Document, read_shards, write_shard
 from megatron_core.errors import CorpusError
 from tests.tasks import local_tasks
@@ -124,61 +121,3 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "00000.jsonl", [])
     with pytest.raises(CorpusError, match="no documents"):
         remove_duplicates(tmp_path, tmp_path / "out", SURE, local_tasks())
-
-
-def test_agreement_of_signatures_estimates_the_similarity() -> None:
-    minhash = MinHash.of(DedupConfig(buckets=512, hashes_per_bucket=4))
-    draw = np.random.default_rng(0).integers(0, 2**63, 6000).astype(np.uint64)
-    for shared in (0, 1000, 3000, 5900):
-        one, other = (
-            draw[:6000],
-            np.concatenate([draw[:shared], draw[shared:] + np.uint64(1 << 40)]),
-        )
-        truth = shared / (12000 - shared)
-        agreement = (minhash.signature(one) == minhash.signature(other)).mean()
-        # 2048 independent trials: four standard errors.
-        assert abs(agreement - truth) < 4 * (max(truth, 0.001) * (1 - truth) / 2048) ** 0.5 + 1e-3
-
-
-def test_signature_is_the_minimum_of_exact_integer_arithmetic() -> None:
-    minhash = MinHash.of(DedupConfig(seed=7))
-    shingles = np.random.default_rng(1).integers(0, 2**63, 5000).astype(np.uint64) * 2
-    expected = [
-        min((int(a) * (int(x) >> 32) + int(b)) % 2**64 >> 32 for x in shingles)
-        for a, b in zip(minhash.multipliers[:6], minhash.offsets[:6], strict=True)
-    ]
-    assert minhash.signature(shingles)[:6].tolist() == expected
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=8))
-def test_groups_are_the_pairs_that_share_a_band(rows: list[tuple[int, int]]) -> None:
-    found = [
-        pair
-        for group in candidate_groups(np.array(rows, dtype=np.uint64))
-        for pair in combinations(group.tolist(), 2)
-    ]
-    expected = [
-        (one, other)
-        for band in range(2)
-        for one, other in combinations(range(len(rows)), 2)
-        if rows[one][band] == rows[other][band]
-    ]
-    assert sorted(found) == sorted(expected)
-
-
-@given(st.sets(st.integers(0, 9), min_size=1), st.sets(st.integers(0, 9), min_size=1))
-def test_jaccard_is_that_of_sets(one: set[int], other: set[int]) -> None:
-    arrays = [np.array(sorted(values), dtype=np.uint64) for values in (one, other)]
-    assert jaccard(*arrays) == len(one & other) / len(one | other)
-
-
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=12))
-def test_clusters_are_connected_components(edges: list[tuple[int, int]]) -> None:
-    clusters = Clusters(8)
-    groups = [{n} for n in range(8)]
-    for one, other in edges:
-        clusters.join(one, other)
-        merged = set().union(*(g for g in groups if one in g or other in g))
-        groups = [g for g in groups if not g & merged] + [merged]
-    expected = {min(g): sorted(g) for g in groups if len(g) > 1}
-    assert clusters.groups() == expected
