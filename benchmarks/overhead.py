@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import write_table
 from kernels.rms_norm import rms_norm
-from kernels.rotary import rotary_table
+from kernels.rotary import rotary_frequencies, rotary_table
 from megatron_core.config import BatchSizes, Grid, ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Share, initialize
 from megatron_core.optimizer import clip_coefficient
@@ -82,7 +82,9 @@ class PlainModel(nn.Module):
         self.norm = Norm(model.hidden)
         self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
         self.head.weight = self.embedding.weight
-        self.table = rotary_table(model.positions, model.head_size, model.rope_theta)
+        self.table = rotary_table(
+            model.positions, rotary_frequencies(model.head_size, model.rope_theta)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None = None
+) -> Tensor:
     """Softmax attention of each query over the keys.
 
     Args:
@@ -16,6 +18,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Ten
         key: ``[keys, batch, kv_heads, size]``; ``heads`` is a multiple of ``kv_heads``.
         value: as ``key``.
         causal: Each query sees the keys up to its own position; otherwise all of them.
+        window: Of these the newest only, if causal; None is all.
 
     Returns:
         ``[length, batch, heads, size]`` in the dtype of ``query``.
@@ -26,7 +29,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Ten
         value = torch.repeat_interleave(value, groups, dim=2)
     length, keys = query.shape[0], key.shape[0]
     mask: Tensor | None = None
-    if causal and keys > length:
+    if causal and window is not None and window < keys:
+        seen = query.new_ones(length, keys, dtype=torch.bool).tril(keys - length)
+        mask = seen.triu(keys - length - window + 1)
+    elif causal and keys > length:
         # A GPU's kernels know this mask by its kind; a CPU's want it written out.
         mask = (
             causal_lower_right(length, keys)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.precision import wide
+
 IGNORED = -100  # a target that does not count
 
 
@@ -18,5 +20,5 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
         targets: int64 ``[...]``; positions equal to ``IGNORED`` do not count.
     """
     return F.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), reduction="sum", ignore_index=IGNORED
+        wide(logits.flatten(0, -2)), targets.flatten(), reduction="sum", ignore_index=IGNORED
     )

@@ -34,7 +34,7 @@ def add_weight_gradient(total: Tensor, gradient: Tensor, x: Tensor) -> None:
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    if a.dtype == dtype and (a.dtype == torch.float32 or a.is_cuda):
+    if a.dtype == dtype and (a.dtype in (torch.float32, torch.float64) or a.is_cuda):
         return a @ b
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.precision import wide
+
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """``x`` over its root mean square along the last dimension, times ``weight``.
@@ -13,6 +15,6 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         x: ``[..., hidden]``; the mean square is taken in fp32 whatever its dtype.
         weight: ``[hidden]``.
     """
-    wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + epsilon)
-    return (wide * scale).to(x.dtype) * weight
+    full = wide(x)
+    scale = torch.rsqrt(full.square().mean(dim=-1, keepdim=True) + epsilon)
+    return (full * scale).to(x.dtype) * weight

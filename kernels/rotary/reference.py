@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 
 
-def rotary_table(positions: int, size: int, theta: float) -> Tensor:
-    """Cosines and sines of every position: fp32 ``[2, positions, size]``."""
-    frequencies = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+def rotary_frequencies(size: int, theta: float) -> Tensor:
+    """Radians per position of each pair of dimensions: fp32 ``[size / 2]``."""
+    return 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+
+
+def rotary_table(positions: int, frequencies: Tensor) -> Tensor:
+    """Cosines and sines of every position: fp32 ``[2, positions, size]``.
+
+    ``frequencies`` are fp32 ``[size / 2]``, in radians per position.
+    """
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
     angles = torch.cat([angles, angles], dim=-1)
     return torch.stack([angles.cos(), angles.sin()])

@@ -24,8 +24,24 @@ class ExpertsConfig(Section):
     z_loss: float = Field(0.001, ge=0, description="Weight of the router's z-loss")
 
 
+class RotaryScaling(Section):
+    """Rotary frequencies for sequences longer than those the model was first trained on."""
+
+    kind: Literal["linear", "llama3", "yarn"] = Field(
+        description="All frequencies (Chen et al., 2023); by wavelength as in Llama 3; by "
+        "rotations, with attention sharpened (YaRN, Peng et al., 2023)"
+    )
+    factor: float = Field(ge=1, description="How much longer")
+    original_positions: int = Field(8192, ge=8, description="Longest sequence at first")
+    low: float = Field(1.0, gt=0, description="Rotations below which a frequency is scaled whole")
+    high: float = Field(4.0, gt=0, description="Rotations above which a frequency is kept")
+    sharpness: float | None = Field(
+        None, gt=0, description="YaRN's factor on cosines and sines; null is 0.1 ln(factor) + 1"
+    )
+
+
 class ModelConfig(Section):
-    """A transformer of the Llama type: RMSNorm, rotary positions, grouped KV heads, SwiGLU.
+    """A transformer: of the Llama type unless its fields say otherwise.
 
     A decoder sees what came before and predicts the next token; an encoder sees the whole window
     and predicts masked tokens.
@@ -38,9 +54,37 @@ class ModelConfig(Section):
     hidden: int = Field(192, ge=8, description="Width of the residual stream")
     heads: int = Field(6, ge=1, description="Query heads")
     kv_heads: int = Field(3, ge=1, description="Key and value heads")
+    head_width: int | None = Field(None, ge=2, description="Of one head; null is hidden / heads")
     ffn: int = Field(512, ge=8, description="Width of the feed-forward layer")
+    activation: Literal["swiglu", "gelu", "gelu_tanh"] = Field(
+        "swiglu", description="Of the feed-forward layer; SwiGLU is gated by a matrix of its own"
+    )
+    attention_bias: Literal["none", "input", "all"] = Field(
+        "none", description="Biases of queries, keys and values, or also of the output"
+    )
+    ffn_bias: bool = Field(False, description="Biases of the feed-forward layer")
+    norm: Literal["rms", "layer"] = Field("rms", description="RMSNorm, or LayerNorm with a bias")
+    norm_epsilon: float = Field(1e-5, gt=0, description="Added to the mean square or variance")
+    norm_place: Literal["before", "after", "change"] = Field(
+        "before",
+        description="Norm of what a layer reads, of the residual sum, or of what a layer adds",
+    )
+    query_key_norm: Literal["none", "head", "all"] = Field(
+        "none", description="RMSNorm of queries and keys, over each head or over all together"
+    )
+    embedding_norm: bool = Field(False, description="Norm of the embedding")
+    final_norm: bool = Field(True, description="Norm before the head")
+    position_embedding: Literal["rotary", "learned"] = Field("rotary", description="Positions")
     rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary frequencies")
-    norm_epsilon: float = Field(1e-5, gt=0, description="Added to the mean square in RMSNorm")
+    rope_scaling: RotaryScaling | None = Field(None, description="Null scales nothing")
+    window: int | None = Field(
+        None, ge=1, description="Newest keys a query of a decoder sees; null is all"
+    )
+    token_types: int = Field(0, ge=0, description="Rows of a table of segments, as BERT's two")
+    head_transform: bool = Field(
+        False, description="Dense layer, activation and norm before the head, as in BERT"
+    )
+    head_bias: bool = Field(False, description="Bias of the logits")
     experts: ExpertsConfig | None = Field(
         None, description="Mixture of experts; null for one feed-forward layer"
     )
@@ -53,4 +97,9 @@ class ModelConfig(Section):
     @property
     def head_size(self) -> int:
         """Width of one head."""
-        return self.hidden // self.heads
+        return self.head_width or self.hidden // self.heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer has a gate."""
+        return self.activation == "swiglu"

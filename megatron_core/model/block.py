@@ -1,82 +1,80 @@
-"""One transformer block: attention and feed-forward, each behind a norm and a residual."""
+"""One transformer block: attention and feed-forward, each with a norm and a residual."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernels.attention import attention
 from kernels.dropout import dropout, dropout_key
-from kernels.rms_norm import rms_norm
+from kernels.gelu import gelu
 from kernels.rotary import apply_rotary
 from kernels.swiglu import swiglu
 from megatron_core.config import ModelConfig
 from megatron_core.model.context import visible
 from megatron_core.model.experts import Experts
-from megatron_core.model.linear import Split, columns, replicated, rows
+from megatron_core.model.linear import Split, columns, rows
+from megatron_core.model.norm import HeadNorm, Norm, WidthNorm
 from megatron_core.model.place import GradientLeaf, Place, Share
 
 
-class Norm(nn.Module):
-    """RMSNorm with a learned scale."""
-
-    def __init__(self, hidden: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden))
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor, place: Place, slices: int = 1) -> Tensor:
-        """``x [s, b, hidden]``; each of its ``slices`` gives a weight gradient of its own."""
-        # A view even of one: the gradients of its two uses are added before that of the residual
-        # stream, as with several slices, and unlike chunk's a view's gradient is not copied.
-        views = x.chunk(slices) if slices > 1 else [x.view_as(x)]
-        parts = [
-            rms_norm(part, replicated(self.weight, place.leaf, number), self.epsilon)
-            for number, part in enumerate(views)
-        ]
-        return parts[0] if slices == 1 else torch.cat(parts)
-
-
 class Attention(nn.Module):
-    """Self-attention with rotary positions and grouped key and value heads."""
+    """Self-attention with grouped key and value heads, and rotary positions if there are tables."""
 
     def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
         self.share, self.size = share, config.head_size
-        self.causal = config.kind == "decoder"
+        self.causal, self.window = config.kind == "decoder", config.window
         width, narrow = config.heads * self.size, config.kv_heads * self.size
-        self.query = Split(width, config.hidden, 0, share.tensor)
-        self.key = Split(narrow, config.hidden, 0, share.tensor)
-        self.value = Split(narrow, config.hidden, 0, share.tensor)
-        self.output = Split(config.hidden, width, 1, share.tensor)
+        bias, span = config.attention_bias, share.tensor
+        self.query = Split(width, config.hidden, 0, span, bias=bias != "none")
+        self.key = Split(narrow, config.hidden, 0, span, bias=bias != "none")
+        self.value = Split(narrow, config.hidden, 0, span, bias=bias != "none")
+        self.output = Split(config.hidden, width, 1, span, bias=bias == "all")
+        self.query_norm: HeadNorm | WidthNorm | None = None
+        self.key_norm: HeadNorm | WidthNorm | None = None
+        if config.query_key_norm == "head":
+            self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
+        elif config.query_key_norm == "all":
+            self.query_norm = WidthNorm(config, config.heads, span)
+            self.key_norm = WidthNorm(config, config.kv_heads, span)
 
     def forward(
         self, chunks: Sequence[Tensor], places: Sequence[Place], tables: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Local slices of each local chunk ``[slice, b, hidden]`` to the same."""
+        """Local slices of each local chunk ``[slice, b, hidden]`` to the same.
+
+        ``tables`` are the rotary angles of each chunk; none for positions that are learned.
+        """
         span = self.share.tensor
-        layers = (self.query, self.key, self.value)
         # For each shard, of each chunk: its heads' queries, keys and values.
-        projected = zip(
-            *(columns(x, layers, span, p.leaf) for x, p in zip(chunks, places, strict=True)),
-            strict=True,
-        )
+        projected = zip(*map(self._project, chunks, places), strict=True)
         mixed = [self._mix(shard, tables) for shard in projected]
         return [
             rows(parts, self.output, span, place.leaf)
             for parts, place in zip(zip(*mixed, strict=True), places, strict=True)
         ]
 
+    def _project(self, x: Tensor, place: Place) -> list[tuple[Tensor, ...]]:
+        """Queries, keys and values ``[s, b, heads, size]`` of each local shard."""
+        span = self.share.tensor
+        shards = columns(x, (self.query, self.key, self.value), span, place.leaf)
+        queries, keys, values = (
+            [y.unflatten(-1, (-1, self.size)) for y in kind] for kind in zip(*shards, strict=True)
+        )
+        if self.query_norm is not None and self.key_norm is not None:
+            queries = self.query_norm(queries, span, place)
+            keys = self.key_norm(keys, span, place)
+        return list(zip(queries, keys, values, strict=True))
+
     def _mix(self, shard: Sequence[tuple[Tensor, ...]], tables: Sequence[Tensor]) -> list[Tensor]:
         """Attention of one shard's heads: ``[s, b, heads · size]`` of each local chunk."""
-        queries, keys, values = (
-            [x.unflatten(-1, (-1, self.size)) for x in kind] for kind in zip(*shard, strict=True)
-        )
-        queries = [apply_rotary(x, table) for x, table in zip(queries, tables, strict=True)]
-        keys = [apply_rotary(x, table) for x, table in zip(keys, tables, strict=True)]
+        queries, keys, values = (list(kind) for kind in zip(*shard, strict=True))
+        if tables:
+            queries = [apply_rotary(x, table) for x, table in zip(queries, tables, strict=True)]
+            keys = [apply_rotary(x, table) for x, table in zip(keys, tables, strict=True)]
         context = self.share.context
         seen = zip(
             queries,
@@ -88,42 +86,54 @@ class Attention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self.share.recompute != "selective":
-            return attention(query, key, value, causal=self.causal)
+            return attention(query, key, value, causal=self.causal, window=self.window)
         result: Tensor = checkpoint(
-            attention, query, key, value, causal=self.causal,
+            attention, query, key, value, causal=self.causal, window=self.window,
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip
         return result
 
 
 class FeedForward(nn.Module):
-    """SwiGLU feed-forward layer."""
+    """Feed-forward layer: SwiGLU, or GELU between two matrices."""
 
     def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
-        self.span = share.tensor
-        self.gate = Split(config.ffn, config.hidden, 0, share.tensor)
-        self.up = Split(config.ffn, config.hidden, 0, share.tensor)
-        self.down = Split(config.hidden, config.ffn, 1, share.tensor)
+        self.span, self.activation = share.tensor, config.activation
+        bias = config.ffn_bias
+        if config.gated:
+            self.gate = Split(config.ffn, config.hidden, 0, share.tensor, bias=bias)
+        self.up = Split(config.ffn, config.hidden, 0, share.tensor, bias=bias)
+        self.down = Split(config.hidden, config.ffn, 1, share.tensor, bias=bias)
 
     def forward(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
         """Local slices of each local chunk ``[slice, b, hidden]`` to the same."""
         return [self._one(x, place.leaf) for x, place in zip(chunks, places, strict=True)]
 
     def _one(self, x: Tensor, leaf: GradientLeaf | None) -> Tensor:
-        both = columns(x, (self.gate, self.up), self.span, leaf)
-        return rows([swiglu(gate, up) for gate, up in both], self.down, self.span, leaf)
+        layers = (self.gate, self.up) if self.activation == "swiglu" else (self.up,)
+        inner = [self._act(*shard) for shard in columns(x, layers, self.span, leaf)]
+        return rows(inner, self.down, self.span, leaf)
+
+    def _act(self, *inputs: Tensor) -> Tensor:
+        if self.activation == "swiglu":
+            return swiglu(*inputs)
+        return gelu(*inputs, tanh=self.activation == "gelu_tanh")
 
 
 class Block(nn.Module):
-    """``x + attention(norm(x))``, then ``x + ffn(norm(x))``."""
+    """Attention, then feed-forward, each with a norm and added to the residual stream.
+
+    The norm is of what the layer reads, of the sum, or of what it adds (``norm_place``).
+    """
 
     def __init__(self, config: ModelConfig, share: Share, layer: int) -> None:
         super().__init__()
         self.share, self.layer, self.rate = share, layer, config.dropout
-        self.attention_norm = Norm(config.hidden, config.norm_epsilon)
+        self.norm_place = config.norm_place
+        self.attention_norm = Norm(config)
         self.attention = Attention(config, share)
-        self.ffn_norm = Norm(config.hidden, config.norm_epsilon)
+        self.ffn_norm = Norm(config)
         self.ffn = FeedForward(config, share) if config.experts is None else Experts(config, share)
 
     def forward(
@@ -134,20 +144,35 @@ class Block(nn.Module):
         Args:
             chunks: Of each local context chunk the local sequence slices, ``[slice, b, hidden]``.
             places: Of each chunk.
-            tables: Rotary angles of each whole chunk, ``[2, s, size]``.
+            tables: Rotary angles of each whole chunk, ``[2, s, size]``, if positions are rotary.
         """
+
+        def attend(x: Sequence[Tensor]) -> list[Tensor]:
+            return self.attention(x, places, tables)  # type: ignore[no-any-return]
+
+        def feed(x: Sequence[Tensor]) -> list[Tensor]:
+            return self.ffn(x, places)  # type: ignore[no-any-return]
+
+        chunks = self._add(chunks, places, self.attention_norm, attend, "attention")
+        return self._add(chunks, places, self.ffn_norm, feed, "ffn")
+
+    def _add(
+        self, chunks: Sequence[Tensor], places: Sequence[Place], norm: Norm,
+        layer: Callable[[Sequence[Tensor]], list[Tensor]], site: str,
+    ) -> list[Tensor]:  # fmt: skip
         slices = len(self.share.tensor.local)
-        normed = [self.attention_norm(x, p, slices) for x, p in zip(chunks, places, strict=True)]
-        changes = self.attention(normed, places, tables)
-        chunks = [
-            x + self._drop(change, place, "attention")
+
+        def normed(x: Sequence[Tensor], where: str) -> Sequence[Tensor]:
+            if self.norm_place != where:
+                return x
+            return [norm(part, place, slices) for part, place in zip(x, places, strict=True)]
+
+        changes = normed(layer(normed(chunks, "before")), "change")
+        sums = [
+            x + self._drop(change, place, site)
             for x, change, place in zip(chunks, changes, places, strict=True)
         ]
-        normed = [self.ffn_norm(x, p, slices) for x, p in zip(chunks, places, strict=True)]
-        return [
-            x + self._drop(change, place, "ffn")
-            for x, change, place in zip(chunks, self.ffn(normed, places), places, strict=True)
-        ]
+        return list(normed(sums, "after"))
 
     def _drop(self, x: Tensor, place: Place, site: str) -> Tensor:
         return drop(x, self.rate, place, self.share, layer=self.layer, site=site)

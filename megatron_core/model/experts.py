@@ -21,7 +21,7 @@ from kernels.swiglu import swiglu
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.collectives.rows import exchange_rows
 from megatron_core.config import ModelConfig
-from megatron_core.model.linear import Split
+from megatron_core.model.linear import Split, whole
 from megatron_core.model.place import GradientLeaf, Place, Share
 from megatron_core.model.routing import (
     Assignment,
@@ -45,10 +45,8 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, place: Place, slices: int) -> list[Tensor]:
         """Logits fp32 ``[n, e]`` of each slice of ``x [slices · s, b, hidden]``."""
-        return [
-            _Score.apply(part.flatten(0, 1), self.weight, place.leaf, number)  # type: ignore[no-untyped-call]
-            for number, part in enumerate(x.chunk(slices))
-        ]
+        scores = whole(x, self.weight, place.leaf, slices, torch.float32)
+        return [part.flatten(0, 1) for part in scores]
 
 
 class Expert(nn.Module):
@@ -211,28 +209,6 @@ class _Shared:
             self.leaf.linear(weight, gradient, x, source)  # type: ignore[arg-type]
         elif total is not None:
             add_weight_gradient(total, gradient, x)
-
-
-class _Score(Function):
-    """The router's product. Its weight gradient is fp32 also where the weight is not."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: nn.Parameter, leaf: GradientLeaf | None, slice: int
-    ) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.weight, ctx.leaf, ctx.slice = weight, leaf, slice
-        return linear(x, weight, torch.float32)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        own = (gradient @ ctx.weight.float()).to(x.dtype)
-        weight = gradient.T @ x.float()
-        if ctx.leaf is None:
-            return own, weight.to(ctx.weight.dtype), None, None
-        ctx.leaf.add(ctx.weight, weight, ctx.slice)
-        return own, None, None, None
 
 
 class _ToExperts(Function):

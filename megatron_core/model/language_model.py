@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels.rotary import rotary_table
 from megatron_core.config import ModelConfig
-from megatron_core.model.block import Block, Norm, drop
+from megatron_core.model.block import Block, drop
+from megatron_core.model.embedding import Positions, TokenTypes
+from megatron_core.model.head import Transform
 from megatron_core.model.linear import Split, columns
+from megatron_core.model.norm import Norm
 from megatron_core.model.place import ALONE, Place, Share
+from megatron_core.model.rotary import rotary_angles
 from megatron_core.model.vocabulary import cross_entropy, embed
 
 
 class LanguageModel(nn.Module):
-    """A transformer of the Llama type, or the share of it that this rank computes.
+    """A transformer, or the share of it that this rank computes.
 
     With tied embeddings the head has parameters of its own that share the storage of the
     embedding's, so that each keeps its own gradient until the end of the step.
@@ -30,16 +33,24 @@ class LanguageModel(nn.Module):
         span = share.tensor
         if share.first:
             self.embedding = Split(config.vocabulary, config.hidden, 0, span)
+            self.positions = self.token_types = self.embedding_norm = None
+            if config.position_embedding == "learned":
+                self.positions = Positions(config)
+            if config.token_types:
+                self.token_types = TokenTypes(config)
+            if config.embedding_norm:
+                self.embedding_norm = Norm(config)
         layers = range(config.layers) if share.layers is None else share.layers
         self.layers = nn.ModuleDict({str(n): Block(config, share, n) for n in layers})
         if share.last:
-            self.final_norm = Norm(config.hidden, config.norm_epsilon)
-            self.head = Split(config.vocabulary, config.hidden, 0, span)
+            self.final_norm = Norm(config) if config.final_norm else None
+            self.transform = Transform(config) if config.head_transform else None
+            self.head = Split(config.vocabulary, config.hidden, 0, span, bias=config.head_bias)
         if share.last and share.first and config.tied_embeddings:
             for shard, owner in self.embedding.weight.items():
                 self.head.weight[shard] = nn.Parameter(owner.data)
-        table = rotary_table(config.positions, config.head_size, config.rope_theta)
-        self.register_buffer("rotary", table, persistent=False)
+        rotary = config.position_embedding == "rotary"
+        self.register_buffer("rotary", rotary_angles(config) if rotary else None, persistent=False)
 
     @property
     def tied(self) -> dict[str, str]:
@@ -48,20 +59,28 @@ class LanguageModel(nn.Module):
 
     def embed(self, tokens: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
         """The residual stream ``[slice, b, hidden]`` of int64 ``tokens [s, b]``, by chunk."""
-        return [
-            drop(
-                embed(chunk, self.embedding, self.share.tensor, place.leaf),
-                self.config.dropout, place, self.share, layer=-1, site="embedding",
-            )
-            for chunk, place in zip(tokens, places, strict=True)
-        ]  # fmt: skip
+        return [self._embed(x, place) for x, place in zip(tokens, places, strict=True)]
+
+    def _embed(self, tokens: Tensor, place: Place) -> Tensor:
+        span = self.share.tensor
+        x = embed(tokens, self.embedding, span, place.leaf)
+        if self.positions is not None:
+            x = self.positions(x, place.chunk * tokens.shape[0], span, place)
+        if self.token_types is not None:
+            x = self.token_types(x, place, len(span.local))
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x, place, len(span.local))
+        return drop(x, self.config.dropout, place, self.share, layer=-1, site="embedding")
 
     def blocks(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
         """The residual stream through the blocks that are here."""
         residual = list(chunks)
         size = residual[0].shape[0] * self.share.tensor.ranks
-        table = cast(Tensor, self.rotary)
-        tables = [table[:, p.chunk * size : (p.chunk + 1) * size] for p in places]
+        tables = [
+            self.rotary[:, p.chunk * size : (p.chunk + 1) * size]
+            for p in places
+            if isinstance(self.rotary, Tensor)
+        ]
         for block in self.layers.values():
             if self.share.recompute == "full":
                 residual = checkpoint(
@@ -73,8 +92,17 @@ class LanguageModel(nn.Module):
 
     def normed(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
         """The final norm of the residual stream."""
+        if self.final_norm is None:
+            return list(chunks)
         slices = len(self.share.tensor.local)
         return [self.final_norm(x, p, slices) for x, p in zip(chunks, places, strict=True)]
+
+    def scores(self, x: Tensor, place: Place) -> list[Tensor]:
+        """Logits ``[s, b, vocabulary / T]`` of each local shard from final hidden states."""
+        span = self.share.tensor
+        if self.transform is not None:
+            x = self.transform(x, place, len(span.local))
+        return [logits for (logits,) in columns(x, [self.head], span, place.leaf)]
 
     def losses(
         self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
@@ -82,7 +110,7 @@ class LanguageModel(nn.Module):
         """The summed cross-entropy of each chunk against int64 ``targets [s, b]``."""
         span = self.share.tensor
         return [
-            cross_entropy([logits for (logits,) in columns(x, [self.head], span, p.leaf)], t, span)
+            cross_entropy(self.scores(x, p), t, span)
             for x, t, p in zip(self.normed(chunks, places), targets, places, strict=True)
         ]
 
@@ -93,7 +121,5 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits ``[b, s, vocabulary]`` of int64 ``tokens [b, s]``; whole models only."""
-        ((logits,),) = columns(
-            self.hidden(tokens).transpose(0, 1), [self.head], self.share.tensor, None
-        )
-        return logits.transpose(0, 1)
+        shards = self.scores(self.hidden(tokens).transpose(0, 1), *ALONE)
+        return torch.cat(shards, dim=-1).transpose(0, 1)

@@ -16,32 +16,62 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from kernels.linear import add_weight_gradient, input_gradient, linear
+from kernels.precision import wide
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.model.place import GradientLeaf
 
 
-class Split(nn.Module):
-    """A matrix cut into the tensor shards of the grid, of which this rank holds some.
+class Shards(nn.ParameterDict):
+    """A tensor cut into the tensor shards of the grid, of which this rank holds some.
 
     Parameters are named by shard: ``weight.0``, ``weight.1``, …
     """
 
     def __init__(
-        self, rows: int, columns: int, axis: int, span: Span, *, expert: bool = False
+        self, shape: tuple[int, ...], axis: int, span: Span, *, expert: bool = False
+    ) -> None:
+        """``axis`` is the dimension that is cut; ``expert`` marks a tensor of one expert."""
+        shard = list(shape)
+        shard[axis] //= span.shards
+        super().__init__({str(n): nn.Parameter(torch.empty(shard)) for n in span.local})
+        self.shape, self.axis, self.span, self.expert = shape, axis, span, expert
+
+    @property
+    def local(self) -> list[nn.Parameter]:
+        """The local shards, in order."""
+        return list(self.values())
+
+
+class Split(nn.Module):
+    """A matrix cut into the tensor shards of the grid, with or without a bias.
+
+    The bias of a layer cut by output features is cut with it; that of a layer cut by input
+    features is added to the sum of its partial results, and whole.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        axis: int,
+        span: Span,
+        *,
+        expert: bool = False,
+        bias: bool = False,
     ) -> None:
         """``axis`` is the dimension that is cut; ``expert`` marks a weight of one expert."""
         super().__init__()
-        self.shape, self.axis, self.span, self.expert = (rows, columns), axis, span, expert
-        shard = [rows, columns]
-        shard[axis] //= span.shards
-        self.weight = nn.ParameterDict(
-            {str(number): nn.Parameter(torch.empty(shard)) for number in span.local}
-        )
+        self.weight = Shards((rows, columns), axis, span, expert=expert)
+        self.bias: Shards | nn.Parameter | None = None
+        if bias and axis == 0:
+            self.bias = Shards((rows,), 0, span, expert=expert)
+        elif bias:
+            self.bias = nn.Parameter(torch.empty(rows))
 
     @property
     def shards(self) -> list[nn.Parameter]:
-        """The local shards, in order."""
-        return list(self.weight.values())
+        """The local shards of the matrix, in order."""
+        return self.weight.local
 
 
 def columns(
@@ -56,9 +86,14 @@ def columns(
     Returns:
         For each local shard one output ``[s, b, out / T]`` per layer.
     """
-    weights = [layer.shards[i] for i in range(len(span.local)) for layer in layers]
+    pairs = [(layer, i) for i in range(len(span.local)) for layer in layers]
+    weights = [layer.shards[i] for layer, i in pairs]
     outputs = _Columns.apply(x, span, leaf, len(layers), *weights)  # type: ignore[no-untyped-call]
-    return (outputs[i : i + len(layers)] for i in range(0, len(outputs), len(layers)))
+    outputs = [
+        y + replicated(layer.bias.local[i], leaf) if isinstance(layer.bias, Shards) else y
+        for y, (layer, i) in zip(outputs, pairs, strict=True)
+    ]
+    return (tuple(outputs[i : i + len(layers)]) for i in range(0, len(outputs), len(layers)))
 
 
 def rows(inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf | None) -> Tensor:
@@ -72,7 +107,35 @@ def rows(inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf 
         ``[slice, b, out]`` in the dtype of the inputs; the partial results are fp32.
     """
     result: Tensor = _Rows.apply(span, leaf, len(inputs), *inputs, *layer.shards)  # type: ignore[no-untyped-call]
-    return result
+    if not isinstance(layer.bias, nn.Parameter):
+        return result
+    parts = by_slice(result, len(span.local))
+    return joined([y + replicated(layer.bias, leaf, number) for number, y in enumerate(parts)])
+
+
+def by_slice(x: Tensor, slices: int) -> Sequence[Tensor]:
+    """The local sequence slices of ``x [slices · s, …]``, for what gives a gradient for each."""
+    return x.chunk(slices) if slices > 1 else [x]
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The opposite of :func:`by_slice`."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def whole(
+    x: Tensor, weight: nn.Parameter, leaf: GradientLeaf | None, slices: int, dtype: torch.dtype
+) -> list[Tensor]:
+    """A layer that is not cut, on each of the local slices ``[slices · s, b, in]``.
+
+    Returns:
+        ``[s, b, out]`` in ``dtype`` of each slice. The weight's gradient is fp32 also where the
+        weight is not.
+    """
+    return [
+        _Whole.apply(part, weight, leaf, number, dtype)  # type: ignore[no-untyped-call]
+        for number, part in enumerate(by_slice(x, slices))
+    ]
 
 
 def collect(x: Tensor, span: Span) -> Tensor:
@@ -133,6 +196,28 @@ class _Rows(Function):
         return None, None, None, *inputs, *grads
 
 
+class _Whole(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: nn.Parameter, leaf: GradientLeaf | None, slice: int,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.leaf, ctx.slice = weight, leaf, slice
+        return linear(x, weight, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        flat = wide(gradient.flatten(0, -2))
+        own = (flat @ wide(ctx.weight)).to(x.dtype).view_as(x)
+        weight = flat.T @ wide(x.flatten(0, -2))
+        if ctx.leaf is None:
+            return own, weight.to(ctx.weight.dtype), None, None, None
+        ctx.leaf.add(ctx.weight, weight, ctx.slice)
+        return own, None, None, None, None
+
+
 class _Collect(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, span: Span) -> Tensor:
@@ -151,7 +236,7 @@ def weight_gradient(
     if leaf is not None:
         leaf.linear(weight, gradient, x)  # type: ignore[arg-type]
         return None
-    total = torch.zeros_like(weight, dtype=torch.float32)
+    total = torch.zeros_like(wide(weight))
     add_weight_gradient(total, gradient, x)
     return total.to(weight.dtype)
 

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
-from megatron_core.model.linear import Split
+from megatron_core.model.linear import Shards
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class ParameterShard:
 def parameter_shards(model: nn.Module) -> Iterator[ParameterShard]:
     """Every local parameter of ``model``, in the order of its modules."""
     for prefix, module in model.named_modules():
-        if isinstance(module, Split):
-            for number, parameter in module.weight.items():
+        if isinstance(module, Shards):
+            for number, parameter in module.items():
                 place = GridShard(
-                    f"{prefix}.weight", int(number), module.shape, module.axis,
-                    module.span.shards, expert=module.expert, sliced=False,
+                    prefix, int(number), module.shape, module.axis, module.span.shards,
+                    expert=module.expert, sliced=False,
                 )  # fmt: skip
                 yield ParameterShard(place, parameter)
-        elif not isinstance(module, nn.ParameterDict):
+        else:
             # A module whose input is the whole sequence says so; the others see slices of it.
             sliced = not getattr(module, "sees_whole_sequence", False)
             for name, parameter in module.named_parameters(recurse=False):

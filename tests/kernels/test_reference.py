@@ -19,9 +19,11 @@ import kernels.squared_norm.reference as squared_norm_reference
 from kernels.adamw import adamw_step
 from kernels.attention import attention
 from kernels.cross_entropy import IGNORED, cross_entropy_sum
+from kernels.gelu import gelu
+from kernels.layer_norm import layer_norm
 from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.rms_norm import rms_norm
-from kernels.rotary import apply_rotary, rotary_table
+from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from kernels.squared_norm import halving_sum_, squared_norms
 from kernels.swiglu import swiglu
 
@@ -34,23 +36,45 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 Shape = tuple[int, ...]
 
 
-def attention_formula(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+def table_for(x: Tensor) -> Tensor:
+    return rotary_table(len(x) + 3, rotary_frequencies(x.shape[-1], 100.0))[:, :-3]
+
+
+def attention_formula(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int | None = None
+) -> Tensor:
     """One row of one head at a time; the queries are the last positions of the keys."""
     length, batch, heads, _ = query.shape
     groups, before = heads // key.shape[2], len(key) - length
     rows = []
     for t in range(length):
-        seen = before + t + 1 if causal else len(key)
+        last = before + t + 1 if causal else len(key)
+        seen = slice(max(0, last - window) if window else 0, last)
         for b in range(batch):
             for h in range(heads):
-                scores = key[:seen, b, h // groups] @ query[t, b, h] / math.sqrt(query.shape[3])
+                scores = key[seen, b, h // groups] @ query[t, b, h] / math.sqrt(query.shape[3])
                 share = (scores - scores.max()).exp()
-                rows.append((share / share.sum()) @ value[:seen, b, h // groups])
+                rows.append((share / share.sum()) @ value[seen, b, h // groups])
     return torch.stack(rows).view(query.shape)
 
 
 def rms_norm_formula(x: Tensor, weight: Tensor) -> Tensor:
     return x / (x.pow(2).sum(-1, keepdim=True) / x.shape[-1] + 0.1).sqrt() * weight
+
+
+def layer_norm_formula(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean = x.sum(-1, keepdim=True) / x.shape[-1]
+    variance = ((x - mean) ** 2).sum(-1, keepdim=True) / x.shape[-1]
+    return (x - mean) / (variance + 0.1).sqrt() * weight + bias
+
+
+def gelu_formula(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def gelu_tanh_formula(x: Tensor) -> Tensor:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return x * (1 + (inner.exp() - (-inner).exp()) / (inner.exp() + (-inner).exp())) / 2
 
 
 def rotary_formula(x: Tensor) -> Tensor:
@@ -110,6 +134,11 @@ CASES = {
     "full_attention": Case(
         partial(attention, causal=False), partial(attention_formula, causal=False), ATTENTION
     ),
+    "window_attention": Case(
+        partial(attention, causal=True, window=3),
+        partial(attention_formula, causal=True, window=3),
+        ATTENTION,
+    ),
     "linear": Case(
         linear, lambda x, w: torch.einsum("...i,oi->...o", x, w),
         [[(2, 5, 16), (24, 16)], [(7, 33), (1, 33)], [(1, 1, 1), (3, 1)]],
@@ -119,8 +148,15 @@ CASES = {
         rms_norm_formula,
         [[(2, 5, 16), (16,)], [(7,), (7,)], [(33, 100), (100,)]],
     ),
+    "layer_norm": Case(
+        lambda x, weight, bias: layer_norm(x, weight, bias, 0.1),
+        layer_norm_formula,
+        [[(2, 5, 16), (16,), (16,)], [(7,), (7,), (7,)], [(33, 100), (100,), (100,)]],
+    ),
+    "gelu": Case(partial(gelu, tanh=False), gelu_formula, [[(2, 5, 16)], [(3, 33)], [(1,)]]),
+    "gelu_tanh": Case(partial(gelu, tanh=True), gelu_tanh_formula, [[(2, 5, 16)], [(3, 33)]]),
     "rotary": Case(
-        lambda x: apply_rotary(x, rotary_table(len(x) + 3, x.shape[-1], 100.0)[:, :-3]),
+        lambda x: apply_rotary(x, table_for(x)),
         rotary_formula,
         [[(11, 2, 3, 8)], [(1, 1, 1, 2)], [(40, 1, 2, 6)]],
     ),

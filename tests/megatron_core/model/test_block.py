@@ -11,10 +11,11 @@ from torch import Tensor
 
 from kernels.attention import attention
 from kernels.rms_norm import rms_norm
-from kernels.rotary import apply_rotary, rotary_table
+from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from kernels.swiglu import swiglu
 from megatron_core.model import Place, Share, parameter_shards
 from megatron_core.model.block import Block
+from megatron_core.model.rotary import rotary_angles
 from tests.operations import Operations
 from tests.recipes import small_model
 from tests.spans import Leaf, normal
@@ -30,7 +31,7 @@ MODELS = {
 
 def plain_block(x: Tensor, weights: dict[str, Tensor], causal: bool, size: int) -> Tensor:
     """With torch's own linear layers."""
-    table = rotary_table(S, size, 10_000.0)
+    table = rotary_table(S, rotary_frequencies(size, 10_000.0))
     y = rms_norm(x, weights["attention_norm.weight"], 1e-5)
     query, key, value = (
         F.linear(y, weights[f"attention.{name}.weight"]).unflatten(-1, (-1, size))
@@ -65,7 +66,7 @@ def test_a_grid_of_one_costs_nothing(model: str) -> None:
         weights[shard.place.tensor] = shard.parameter.detach().clone().requires_grad_()
         leaf.sums[shard.parameter, 0] = torch.zeros_like(shard.parameter)
         weights[shard.place.tensor].grad = torch.zeros_like(shard.parameter)
-    table = rotary_table(S, config.head_size, config.rope_theta)
+    table = rotary_angles(config)[:, :S]
     ours = watched(lambda x: block([x], [Place(0, leaf)], [table])[0])
     causal = config.kind == "decoder"
     theirs = watched(lambda x: plain_block(x, weights, causal, config.head_size))

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import kernels.linear.reference
 from kernels.cross_entropy import cross_entropy_sum
-from kernels.rotary import apply_rotary, rotary_table
+from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from megatron_core.config import ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Place, Share
 from megatron_core.model.block import Block
@@ -77,7 +77,7 @@ def block(hidden: int, ffn: int, dtype: torch.dtype) -> tuple[float, float]:
     made = Block(config, Share(), 0)
     for parameter in made.parameters():
         parameter.data = torch.randn(parameter.shape, dtype=dtype) * 0.02
-    table = rotary_table(LENGTH, config.head_size, 1e4)
+    table = rotary_table(LENGTH, rotary_frequencies(config.head_size, 1e4))
     x = torch.randn(LENGTH, BATCH, hidden, dtype=dtype, requires_grad=True)
     results: list[Tensor] = []
     place = Place(leaf=Forgetful())
@@ -90,7 +90,7 @@ def block(hidden: int, ffn: int, dtype: torch.dtype) -> tuple[float, float]:
 
 def rotary(dtype: torch.dtype) -> tuple[float, float]:
     x = torch.randn(LENGTH, BATCH, 4, 16, dtype=dtype, requires_grad=True)
-    table = rotary_table(LENGTH, 16, 1e4)
+    table = rotary_table(LENGTH, rotary_frequencies(16, 1e4))
     results: list[Tensor] = []
     forward = moved(lambda: results.append(apply_rotary(x, table)))
     gradient = torch.ones_like(x)

@@ -1,0 +1,3 @@
+from kernels.gelu.reference import gelu
+
+__all__ = ["gelu"]

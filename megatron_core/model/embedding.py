@@ -1,0 +1,44 @@
+"""What is added to the embedding of the tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from megatron_core.collectives import Span
+from megatron_core.config import ModelConfig
+from megatron_core.model.linear import by_slice, joined, replicated
+from megatron_core.model.place import Place
+
+
+class Positions(nn.Module):
+    """A learned vector for each position."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.positions, config.hidden))
+
+    def forward(self, x: Tensor, start: int, span: Span, place: Place) -> Tensor:
+        """Added to local slices ``x [slice, b, hidden]`` of a chunk that begins at ``start``."""
+        parts = []
+        for number, part in enumerate(by_slice(x, len(span.local))):
+            first = start + span.local[number] * part.shape[0]
+            table = replicated(self.weight, place.leaf, number)
+            parts.append(part + table[first : first + part.shape[0], None])
+        return joined(parts)
+
+
+class TokenTypes(nn.Module):
+    """A learned vector for each segment of a text; the first for a text of one."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.token_types, config.hidden))
+
+    def forward(self, x: Tensor, place: Place, slices: int) -> Tensor:
+        """Added to the local slices ``x [slice, b, hidden]``."""
+        parts = [
+            part + replicated(self.weight, place.leaf, number)[0]
+            for number, part in enumerate(by_slice(x, slices))
+        ]
+        return joined(parts)
