@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from megatron_core.config.section import Section
@@ -23,6 +25,15 @@ class PredictionConfig(TrainingConfig):
     sources: dict[str, float] = Field(
         default_factory=dict,
         description="Passes over each source per epoch of the mixture; empty takes all once",
+    )
+    packing: Literal["concatenate", "best_fit"] = Field(
+        "concatenate",
+        description="Documents end to end, cut at a sequence's end; or whole, where they fit best",
+    )
+    order: Literal["permuted", "megatron"] = Field(
+        "permuted",
+        description="A permutation that no length of training changes; or Megatron-LM's own order, "
+        "where `sources` are shares of the samples",
     )
     masking: MaskingConfig = Field(
         default_factory=MaskingConfig, description="Used by an encoder alone"

@@ -19,7 +19,7 @@ from megatron_core.config.corpus import (
 from megatron_core.config.execution import ExecutionConfig, LocalExecution
 from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
 from megatron_core.config.model import ModelConfig
-from megatron_core.config.prediction import MaskingConfig
+from megatron_core.config.prediction import MaskingConfig, PredictionConfig
 from megatron_core.config.pretrain import PretrainConfig
 from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
 from megatron_core.config.section import Section
@@ -95,6 +95,8 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
         )
     for path, run in training_runs(recipe).items():
         yield from _training_problems(path, run, model)
+        if isinstance(run, PredictionConfig):
+            yield from _dataset_problems(path, run, model)
     if model.kind == "encoder":
         for path, masking in (
             ("pretrain.masking", recipe.pretrain.masking),
@@ -182,6 +184,23 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
             f"{path}.grid.context", "must be 1: a classifier sees its short texts whole",
             grid.context,
         )  # fmt: skip
+
+
+def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> Iterator[Problem]:
+    if run.order == "megatron":
+        if model.kind == "encoder":
+            yield Problem(
+                f"{path}.order", "must be permuted for an encoder: Megatron's is that of its GPT",
+                run.order,
+            )  # fmt: skip
+        if run.packing != "concatenate":
+            yield Problem(
+                f"{path}.packing", "must be concatenate with order: megatron", run.packing
+            )
+        if not run.sources:
+            yield Problem(
+                f"{path}.sources", "must name the sources with order: megatron", run.sources
+            )
 
 
 def _masking_problems(path: str, masking: MaskingConfig, model: ModelConfig) -> Iterator[Problem]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_core.data.documents import read_shards
 from megatron_core.data.datasets.order import permute
+from megatron_core.data.documents import read_shards
 from megatron_core.errors import CorpusError
 
 

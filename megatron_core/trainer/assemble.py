@@ -13,6 +13,7 @@ from megatron_core.config import (
     PredictionConfig,
     PretrainConfig,
 )
+from megatron_core.data.datasets.fingerprints import IndexCache, Stamps, verify_tokens
 from megatron_core.model import Classifier, LanguageModel, Share, initialize, load_parameters
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.mesh import Mesh
@@ -37,7 +38,7 @@ def pretraining(
     run = TrainingRun.of(
         folder, "pretrain", recipe=config.identity(), inputs=inputs, model=description
     )
-    objective = _prediction(config, config.model, tokens)
+    objective = _prediction(config, config.model, tokens, folder)
     return Trainer(Engine(build, config, mesh, model=config.model), objective, run=run)
 
 
@@ -48,7 +49,7 @@ def continued_pretraining(
     """The decoder of checkpoint ``start``, trained on with a fresh optimizer."""
     checkpoint = read_checkpoint(start)
     model_config = ModelConfig.model_validate(checkpoint.model["config"])
-    objective = _prediction(config, model_config, tokens)
+    objective = _prediction(config, model_config, tokens, folder)
     weights = StoredWeights(start)
 
     def build(share: Share) -> LanguageModel:
@@ -101,8 +102,12 @@ def describe(config: ModelConfig) -> dict[str, object]:
     return {"kind": config.kind, "config": config.model_dump(mode="json")}
 
 
-def _prediction(config: PredictionConfig, model: ModelConfig, tokens: Path) -> Objective:
-    """What the kind of the model is trained to predict."""
+def _prediction(
+    config: PredictionConfig, model: ModelConfig, tokens: Path, folder: Path
+) -> Objective:
+    """What the kind of the model is trained to predict, of tokens that are those recorded."""
+    indices = folder / "data"
+    verify_tokens(tokens, Stamps(indices / "stamps.json"))
     if model.kind == "decoder":
-        return LanguageObjective(tokens, config)
-    return MaskedObjective(tokens, config, model.vocabulary)
+        return LanguageObjective(tokens, config, IndexCache(indices))
+    return MaskedObjective(tokens, config, model.vocabulary, IndexCache(indices))

@@ -230,3 +230,23 @@ def test_every_section_is_strict_and_documented(kind: type[Section]) -> None:
     assert kind.model_config["extra"] == "forbid"
     assert kind.model_config["frozen"]
     assert kind.__doc__
+
+
+@pytest.mark.parametrize("section", ["pretrain", "finetune.continued"])
+@pytest.mark.parametrize(
+    ("change", "where", "message"),
+    [
+        ({"packing": "best_fit"}, "packing", "must be concatenate with order: megatron"),
+        ({"sources": {}}, "sources", "must name the sources with order: megatron"),
+    ],
+)
+def test_megatrons_order_is_of_documents_end_to_end(
+    section: str, change: dict[str, Any], where: str, message: str
+) -> None:
+    raw = raw_recipe()
+    changed(raw, f"{section}.order", "megatron")
+    assert list(cross_section_problems(Recipe.model_validate(raw))) == []
+    ((field, value),) = change.items()
+    (found,) = cross_section_problems(changed(raw, f"{section}.{field}", value))
+    assert found.path == f"{section}.{where}"
+    assert message in found.message
