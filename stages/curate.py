@@ -18,8 +18,15 @@ def curate(
     * `too_short`, `too_long`: outside `min_characters` … `max_characters`
     * `few_letters`: a smaller share of letters and spaces than `min_alphabetic`
     * `repeated_lines`: more lines repeat an earlier one than `max_repeated_lines`
+    * `language/other`, `language/uncertain`: not one of `language.languages`, or not surely so
 
-    Writes `artifacts/curate/documents/*.jsonl`, and `drops.json` with counts and samples.
+    What follows is off unless the recipe names it (`gopher_quality: {}` takes the defaults):
+
+    * `gopher_repetition`, `gopher_quality`, `c4_quality`, `fineweb_quality`: datatrove's own
+      filters, each with its arguments as keys; the reason is `filter/reason`
+
+    Writes `artifacts/curate/documents/*.jsonl`, and `drops.json` with counts and samples. What was
+    changed in a text, normalizing aside, is in its metadata under `edits`.
     """
     from megatron_core.data.curation import curate_documents
 
@@ -31,18 +38,11 @@ def curate(
         inputs=["ingest"],
         resumable=True,
     ) as run:
-        counts = curate_documents(
+        tally = curate_documents(
             run.input("ingest") / "documents", run.output, run.recipe.curate, run.tasks
         )
-        run.metrics(
-            {
-                "documents": counts.documents,
-                "characters": counts.characters,
-                "dropped": sum(counts.dropped.values()),
-                "reasons": counts.dropped,
-            }
-        )
+        run.metrics(tally.metrics())
         run.summary(
-            {"documents": counts.documents, "characters": counts.characters}
-            | {f"dropped: {reason}": count for reason, count in counts.dropped.items()}
+            {"documents": tally.documents, "characters": tally.characters}
+            | {f"dropped: {reason}": count for reason, count in sorted(tally.dropped.items())}
         )
