@@ -1,12 +1,18 @@
 """The recipe: one strict model per section of ``params.yaml``."""
 
 from megatron_core.config.corpus import (
+    ByteBpe,
     CurateConfig,
     DecontaminateConfig,
     DedupConfig,
+    ExistingTokenizer,
     IngestConfig,
+    SentencePieceBpe,
+    SentencePieceUnigram,
     TokenizeConfig,
     TokenizerConfig,
+    TrainedTokenizer,
+    WordPiece,
 )
 from megatron_core.config.execution import (
     ExecutionConfig,
@@ -43,6 +49,7 @@ __all__ = [
     "AdamW",
     "AuditConfig",
     "BatchSizes",
+    "ByteBpe",
     "Checkpoints",
     "ClassificationConfig",
     "ContinuedConfig",
@@ -52,6 +59,7 @@ __all__ = [
     "DedupConfig",
     "EvaluateConfig",
     "ExecutionConfig",
+    "ExistingTokenizer",
     "ExpertsConfig",
     "FinetuneConfig",
     "GenerationConfig",
@@ -68,10 +76,14 @@ __all__ = [
     "Recipe",
     "ReportConfig",
     "Section",
+    "SentencePieceBpe",
+    "SentencePieceUnigram",
     "SlurmExecution",
     "TokenizeConfig",
     "TokenizerConfig",
+    "TrainedTokenizer",
     "TrainingConfig",
+    "WordPiece",
     "load_recipe",
     "training_runs",
 ]

@@ -117,8 +117,10 @@ def _keys(location: Sequence[int | str], raw: Any) -> Iterator[int | str]:
     """The keys of ``location`` that stand in the file: pydantic adds the tags of unions."""
     node = raw
     for index, key in enumerate(location):
-        if isinstance(node, Mapping) and key not in node and node.get("kind") == key:
-            continue
+        if isinstance(node, Mapping) and key not in node:
+            implied = "kind" not in node and node.keys() & set(location[index + 1 : index + 2])
+            if node.get("kind") == key or implied:
+                continue
         if key == "[key]":
             continue
         yield key
@@ -156,9 +158,16 @@ def _resolve(node: dict[str, Any], data: Any, schema: dict[str, Any]) -> dict[st
     if "discriminator" in node and isinstance(data, Mapping):
         reference = node["discriminator"]["mapping"].get(data.get("kind"))
         node = {"$ref": reference} if reference else {}
+    elif "oneOf" in node and isinstance(data, Mapping):  # a union with a default kind
+        kinds = [_resolve(kind, data, schema) for kind in node["oneOf"]]
+        node = next((kind for kind in kinds if _is_of(kind["properties"]["kind"], data)), {})
     while "$ref" in node:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return node
+
+
+def _is_of(kind: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    return bool(data.get("kind", kind.get("default")) == kind["const"])
 
 
 def _render(source: str, problems: Sequence[Problem]) -> str:

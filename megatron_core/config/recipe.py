@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import Field
 
 from megatron_core.config.corpus import (
+    ByteBpe,
     CurateConfig,
     DecontaminateConfig,
     DedupConfig,
+    ExistingTokenizer,
     IngestConfig,
     TokenizeConfig,
     TokenizerConfig,
@@ -36,7 +38,7 @@ class Recipe(Section):
         default_factory=DecontaminateConfig, description="Held-out split, and distance from it"
     )
     tokenizer: TokenizerConfig = Field(
-        default_factory=TokenizerConfig, description="Vocabulary training"
+        default_factory=ByteBpe, description="The vocabulary: trained, or one that exists"
     )
     tokenize: TokenizeConfig = Field(
         default_factory=TokenizeConfig, description="Documents into indexed tokens"
@@ -86,7 +88,11 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
     """What no section can see alone."""
     model = recipe.pretrain.model
     yield from _model_problems(model)
-    if recipe.tokenizer.vocabulary > model.vocabulary:
+    # An existing tokenizer's size is known once it is opened: stage tokenizer checks it.
+    if (
+        not isinstance(recipe.tokenizer, ExistingTokenizer)
+        and recipe.tokenizer.vocabulary > model.vocabulary
+    ):
         yield Problem(
             "pretrain.model.vocabulary",
             f"must hold the tokenizer's {recipe.tokenizer.vocabulary} entries "

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from megatron_core.config import TokenizerConfig
+from megatron_core.config import ByteBpe
 from megatron_core.data.documents import Document, read_shards
 from megatron_core.errors import CorpusError
 from megatron_core.files import write_json, write_text
@@ -82,7 +82,7 @@ class Tokenizer:
         return str(self._backend.decode(ids, skip_special_tokens=False))
 
 
-def train_tokenizer(documents: Path, output: Path, config: TokenizerConfig) -> dict[str, Any]:
+def train_tokenizer(documents: Path, output: Path, config: ByteBpe) -> dict[str, Any]:
     """Train on shards in ``documents`` and write a Hugging Face folder with ``report.json``.
 
     The algorithm is byte pair encoding (Sennrich et al., "Neural Machine Translation of Rare

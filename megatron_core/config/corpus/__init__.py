@@ -5,13 +5,27 @@ from megatron_core.config.corpus.decontaminate import DecontaminateConfig
 from megatron_core.config.corpus.dedup import DedupConfig
 from megatron_core.config.corpus.ingest import IngestConfig
 from megatron_core.config.corpus.tokenize import TokenizeConfig
-from megatron_core.config.corpus.tokenizer import TokenizerConfig
+from megatron_core.config.corpus.tokenizer import (
+    ByteBpe,
+    ExistingTokenizer,
+    SentencePieceBpe,
+    SentencePieceUnigram,
+    TokenizerConfig,
+    TrainedTokenizer,
+    WordPiece,
+)
 
 __all__ = [
+    "ByteBpe",
     "CurateConfig",
     "DecontaminateConfig",
     "DedupConfig",
+    "ExistingTokenizer",
     "IngestConfig",
+    "SentencePieceBpe",
+    "SentencePieceUnigram",
     "TokenizeConfig",
     "TokenizerConfig",
+    "TrainedTokenizer",
+    "WordPiece",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from megatron_core.config.section import Section
+from megatron_core.config.section import Section, operational
 
 
 class TokenizeConfig(Section):
@@ -12,4 +14,16 @@ class TokenizeConfig(Section):
 
     append_end_of_document: bool = Field(
         True, description="End each document with the end-of-document token"
+    )
+    parse_special_tokens: bool = Field(
+        False, description="A special token spelled out in a text becomes that token"
+    )
+    encoder: Literal["auto", "reference", "gigatoken"] = operational(
+        "auto",
+        "What encodes: the tokenizer's own library or gigatoken, which is checked against it",
+    )
+    check_every: int = operational(
+        4096,
+        "The reference encodes one document in this many too, beside the first of each shard",
+        ge=1,
     )

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_core.config import TokenizerConfig
+from megatron_core.config import ByteBpe
 from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.tokenizer import Tokenizer, draw_sample, train_tokenizer
 from megatron_core.errors import CorpusError
 
-CONFIG = TokenizerConfig(vocabulary=400, sample_megabytes=1)
+CONFIG = ByteBpe(vocabulary=400, sample_megabytes=1)
 HARD = ["", " ", "a <|endoftext|> b", "  two  spaces\r\n\ttab", "Ünïcödé 漢字 🧬\u200d", "\x00\x7f"]
 
 
@@ -116,10 +116,10 @@ def test_same_bytes_for_any_threads(tmp_path: Path, folder: Path, threads: str) 
     (tmp_path / "out").mkdir()
     program = (
         "from pathlib import Path\n"
-        "from megatron_core.config import TokenizerConfig\n"
+        "from megatron_core.config import ByteBpe\n"
         "from megatron_core.data.tokenizer import train_tokenizer\n"
         "train_tokenizer(Path('train'), Path('out'),"
-        " TokenizerConfig(vocabulary=400, sample_megabytes=1))"
+        " ByteBpe(vocabulary=400, sample_megabytes=1))"
     )
     environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
