@@ -22,6 +22,7 @@ from megatron_core.data.dedup.similarity import compare_candidates
 from megatron_core.data.dedup.survivors import Removed, choose_survivors
 from megatron_core.data.dedup.texts import keep_texts
 from megatron_core.data.documents import list_shards, to_line
+from megatron_core.data.runs import map_shards
 from megatron_core.data.tasks import Tasks
 from megatron_core.errors import CorpusError
 
@@ -63,20 +64,21 @@ def remove_duplicates(
     """
     shards = tuple(list_shards(documents))
     folder = tasks.folder / "arrays"  # goes when what the tasks remember goes
-    sign = partial(sign_shard, folder=folder, config=config)
-    corpus = Corpus(folder, shards, tuple(tasks.map("signatures", sign, list(enumerate(shards)))))
+    sign = partial(sign_shard, shards=shards, folder=folder, config=config)
+    corpus = Corpus(folder, shards, tuple(map_shards(tasks, "signatures", sign, shards)))
     if not corpus.documents:
         raise CorpusError(f"{documents} holds no documents: its shards are empty")
-    numbers, partitions = range(len(shards)), range(count_partitions(corpus))
+    partitions = range(count_partitions(corpus))
     _all(tasks.map("candidates", partial(find_candidates, corpus=corpus), partitions))
-    _all(tasks.map("texts", partial(keep_texts, corpus=corpus, config=config), numbers))
+    keep = partial(keep_texts, corpus=corpus, config=config)
+    _all(map_shards(tasks, "texts", keep, shards))
     compare = partial(compare_candidates, corpus=corpus, config=config)
     _all(tasks.map("similarities", compare, partitions))
     (parts,) = tasks.map("clusters", join_documents, [corpus])
     choose = partial(choose_survivors, corpus=corpus, config=config)
     removed = list(tasks.map("survivors", choose, range(parts)))
     write = partial(_write_shard, corpus=corpus, parts=parts, output=output / "documents")
-    _all(tasks.map("documents", write, numbers))
+    _all(map_shards(tasks, "documents", write, shards))
     report = partial(_write_lists, corpus=corpus, removed=removed, shown=config.shown_clusters)
     _all(tasks.map("lists", report, [output]))
     by_source = sum((part.by_source for part in removed), Counter[str]())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from megatron_core.errors import CorpusError
 Keys = NDArray[np.uint64]  # [documents, 2]: the 128-bit xxHash of a document's words
 
 
-def sign_shard(task: tuple[int, Path], folder: Path, config: DedupConfig) -> ShardSize:
+def sign_shard(number: int, shards: Sequence[Path], folder: Path, config: DedupConfig) -> ShardSize:
     """Write for every document of a shard its ``ranks`` and ``keys``; for those whose words are
     new in the shard ``bands`` and ``places``, for the others ``copies``.
 
@@ -31,12 +32,11 @@ def sign_shard(task: tuple[int, Path], folder: Path, config: DedupConfig) -> Sha
     Raises:
         CorpusError: the shard cannot be read, or a document has no score to be ranked by.
     """
-    number, shard = task
     minhash = MinHash.of(config)
     sources: dict[str, int] = {}
     ranks, keys, bands = bytearray(), bytearray(), bytearray()
     characters = 0
-    for document in read_shard(shard):
+    for document in read_shard(shards[number]):
         words = Words.of(document.text)
         characters += len(document.text)
         source = sources.setdefault(document.source, len(sources))
