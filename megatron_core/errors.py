@@ -35,6 +35,10 @@ class Interrupted(ReforgeError):
     exit_code = 75
 
 
+class NumericalError(ReforgeError):
+    """A loss or a gradient that is not a number; all ranks come to it together."""
+
+
 class PeerLostError(ReforgeError):
     """Another rank is gone; what made it go is what matters."""
 

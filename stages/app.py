@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from megatron_core.errors import Interrupted, PeerLostError, ReforgeError
+from megatron_core.errors import Interrupted, NumericalError, PeerLostError, ReforgeError
 from megatron_core.parallel.launch import is_first_rank
 from stages.audit import audit
 from stages.convert import convert
@@ -68,11 +68,15 @@ def main() -> None:
         if is_first_rank():  # all ranks were interrupted together
             console.print(str(end), style="yellow", markup=False, soft_wrap=True)
         sys.exit(end.exit_code)
+    except NumericalError as error:
+        if is_first_rank():  # all ranks know it
+            _say(error)
+        sys.exit(error.exit_code)
     except ReforgeError as error:
         # The first rank speaks for all that fail alike, and a rank that fails for a reason of its
         # own before those that miss it: meanwhile the launcher ends those that need not speak.
         time.sleep(6 if isinstance(error, PeerLostError) else 0 if is_first_rank() else 3)
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        _say(error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}:
@@ -82,6 +86,10 @@ def main() -> None:
             style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         sys.exit(1)
+
+
+def _say(error: ReforgeError) -> None:
+    console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 def _set_up_logging() -> None:

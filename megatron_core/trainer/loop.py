@@ -17,7 +17,7 @@ from megatron_core.checkpoint import (
     last_checkpoint,
     load_parts,
 )
-from megatron_core.errors import IntegrityError, Interrupted, ReforgeError
+from megatron_core.errors import IntegrityError, Interrupted, NumericalError, ReforgeError
 from megatron_core.identity import Environment, likely_causes
 from megatron_core.identity.fingerprints import FingerprintLog
 from megatron_core.optimizer import clip_coefficient, learning_rate
@@ -153,7 +153,7 @@ class Trainer:
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             where = f"the gradient is not finite in {', '.join(names[:5])}{more}"
-        raise ReforgeError(
+        raise NumericalError(
             f"the loss of step {step} is {loss}: {where}. No update was made: lower "
             "optimizer.learning_rate or look at the data of that step; the last checkpoint in "
             f"{self.run.checkpoints} is good"
