@@ -13,6 +13,7 @@ from megatron_core.config.corpus.sources import Jsonl
 from megatron_core.data.decontamination import decontaminate_documents, is_heldout
 from megatron_core.data.documents import Document, read_shards, write_shard
 from megatron_core.errors import CorpusError
+from tests.tasks import local_tasks
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -34,13 +35,13 @@ def write(folder: Path, texts: list[str], shards: int = 2) -> list[Document]:
 
 
 def test_training_stays_clear_of_the_heldout(tmp_path: Path) -> None:
-    config = DecontaminateConfig(heldout=0.3, ngram=4, max_overlap=0.25)
+    config = DecontaminateConfig(heldout=0.3, ngram=4, max_overlap=0.25, max_covered=1)
     texts = sentences(150)
     # Later texts quote earlier ones to every degree; some of those are held out.
     texts += [f"{text} {texts[n]}" for n, text in enumerate(sentences(100, seed=1))]
     texts += texts[:30]
     documents = write(tmp_path / "in", texts)
-    counts = decontaminate_documents(tmp_path / "in", tmp_path / "out", config)
+    counts = decontaminate_documents(tmp_path / "in", tmp_path / "out", config, local_tasks())
     heldout = {document.id for document in read_shards(tmp_path / "out/heldout")}
     train = {document.id for document in read_shards(tmp_path / "out/train")}
     lines = (tmp_path / "out/removed.jsonl").read_text().splitlines()
@@ -70,37 +71,39 @@ def test_further_sets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config = DecontaminateConfig(
         heldout=0.1, against={"exam": Jsonl(kind="jsonl", path="exam.jsonl", text="q")}
     )
-    copied = next(d for d in documents if not is_heldout(d.id, config) and len(d.text) > 80)
+    copied = next(d for d in documents if not is_heldout(d, config) and len(d.text) > 80)
     question = copied.text.upper().replace(" ", ",  ")  # case and punctuation hide nothing
     Path("exam.jsonl").write_text(json.dumps({"q": question}) + "\n")
-    counts = decontaminate_documents(tmp_path / "in", tmp_path / "out", config)
+    counts = decontaminate_documents(tmp_path / "in", tmp_path / "out", config, local_tasks())
     (line,) = map(json.loads, (tmp_path / "out/removed.jsonl").read_text().splitlines())
     assert (line["id"], line["against"], line["overlap"]) == (copied.id, "exam", 1.0)
     assert counts.removed == {"exam": 1}
     Path("exam.jsonl").write_text("{}\n")
     with pytest.raises(CorpusError, match=r"against\.exam: exam\.jsonl:1: no key `q`"):
-        decontaminate_documents(tmp_path / "in", tmp_path / "again", config)
+        decontaminate_documents(tmp_path / "in", tmp_path / "again", config, local_tasks())
     Path("exam.jsonl").write_text("")
     with pytest.raises(CorpusError, match=r"against\.exam has no records"):
-        decontaminate_documents(tmp_path / "in", tmp_path / "again", config)
+        decontaminate_documents(tmp_path / "in", tmp_path / "again", config, local_tasks())
 
 
 def test_the_choice_is_the_id_and_the_seed() -> None:
-    ids = [f"a/{row}" for row in range(20_000)]
+    ids = [Document("a", row, "") for row in range(20_000)]
     chosen = {seed: DecontaminateConfig(heldout=0.1, seed=seed) for seed in (1, 2)}
-    first, second = ({i for i in ids if is_heldout(i, c)} for c in chosen.values())
+    first, second = ({i.id for i in ids if is_heldout(i, c)} for c in chosen.values())
     # Binomial: five standard deviations are 212; two independent choices share a tenth.
     assert abs(len(first) - 2000) < 212 and abs(len(second) - 2000) < 212
     assert abs(len(first & second) - 200) < 70
-    more = {i for i in ids if is_heldout(i, DecontaminateConfig(heldout=0.2))}
+    more = {i.id for i in ids if is_heldout(i, DecontaminateConfig(heldout=0.2))}
     assert first < more
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "in", ["one text", "another text"])
     with pytest.raises(CorpusError, match=r"heldout = 1e-09.*raise it"):
-        decontaminate_documents(tmp_path / "in", tmp_path / "a", DecontaminateConfig(heldout=1e-9))
+        decontaminate_documents(
+            tmp_path / "in", tmp_path / "a", DecontaminateConfig(heldout=1e-9), local_tasks()
+        )
     with pytest.raises(CorpusError, match="left for training"):
         decontaminate_documents(
-            tmp_path / "in", tmp_path / "b", DecontaminateConfig(heldout=1 - 1e-9)
+            tmp_path / "in", tmp_path / "b", DecontaminateConfig(heldout=1 - 1e-9), local_tasks()
         )
