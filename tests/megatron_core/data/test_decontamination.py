@@ -6,10 +6,13 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from megatron_core.config import DecontaminateConfig
-from megatron_core.config.corpus.sources import Jsonl
+from megatron_core.config.corpus.sources import Jsonl, Parquet, PlainText
+from megatron_core.data import runs
 from megatron_core.data.decontamination import decontaminate_documents, is_heldout
 from megatron_core.data.documents import Document, read_shards, write_shard
 from megatron_core.errors import CorpusError
@@ -107,3 +110,136 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
         decontaminate_documents(
             tmp_path / "in", tmp_path / "b", DecontaminateConfig(heldout=1 - 1e-9), local_tasks()
         )
+
+
+def naive_overlap(
+    text: str, sets: dict[str, dict[str, str]], n: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The share of a text's windows in each set, and of each record's windows in the text."""
+    found = windows(text, n)
+    shares = {}
+    covered = {}
+    for name, records in sets.items():
+        known = {record: set(windows(other, n)) for record, other in records.items()}
+        seen = set().union(*known.values())
+        shares[name] = sum(w in seen for w in found) / len(found)
+        covered |= {record: len(own & set(found)) / len(own) for record, own in known.items()}
+    return shares, covered
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_removed_say_what_was_found_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    """Long documents that quote exams whole or in part, in two files of other kinds."""
+    monkeypatch.chdir(tmp_path)
+    random_ = random.Random(3)
+    exams = sentences(60, seed=8)
+    Path("exam.txt").write_text("\n\n".join(exams[:30]))
+    pq.write_table(pa.table({"text": exams[30:]}), "quiz.parquet")
+    texts = sentences(120, seed=9)
+    for i in range(80):
+        quoted = random_.choice(exams).split()
+        quoted = quoted[: random_.randint(1, len(quoted))]
+        texts[i] = " ".join([texts[i], *quoted, texts[i + 1], texts[i + 2]])
+    documents = write(tmp_path / "in", texts, shards)
+    config = DecontaminateConfig(
+        heldout=0.1, ngram=3, max_overlap=0.4, max_covered=0.5,
+        against={
+            "quiz": Parquet(kind="parquet", path="quiz.parquet"),
+            "exam": PlainText(kind="text", path="exam.txt", separator="\n\n"),
+        },
+    )  # fmt: skip
+    decontaminate_documents(tmp_path / "in", tmp_path / "out", config, local_tasks())
+    lines = (tmp_path / "out/removed.jsonl").read_text().splitlines()
+    removed = {line["id"]: line for line in map(json.loads, lines)}
+    sets = {
+        "heldout": {d.id: d.text for d in documents if is_heldout(d, config)},
+        "exam": {f"exam/{row}": text for row, text in enumerate(exams[:30])},
+        "quiz": {f"quiz/{row}": text for row, text in enumerate(exams[30:])},
+    }
+    of_records = {record: name for name, records in sets.items() for record in records}
+    for document in documents:
+        if is_heldout(document, config):
+            continue
+        shares, covered = naive_overlap(document.text, sets, 3)
+        gone = max(shares.values()) > 0.4 or max(covered.values()) > 0.5
+        assert (document.id in removed) == gone
+        if gone:
+            line = removed[document.id]
+            assert line["overlap"] == pytest.approx(shares[line["against"]])
+            assert line["covered"] == pytest.approx(covered[line["record"]])
+            assert of_records[line["record"]] == line["against"]
+            most = max(v for r, v in covered.items() if of_records[r] == line["against"])
+            assert covered[line["record"]] == most
+            ngram = tuple(line["ngram"].split())
+            assert ngram in windows(document.text, 3)
+            assert ngram in windows(sets[line["against"]][line["record"]], 3)
+    assert {line["against"] for line in removed.values()} >= {"exam", "quiz"}
+    assert min(line["overlap"] for line in removed.values()) < 0.3
+    assert len(removed) < 100
+
+
+def test_a_phrase_of_many_texts_covers_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    phrase, long = "what is the best treatment for", " ".join(sentences(20))
+    questions = [f"{phrase} q{n}" for n in range(80)]
+    Path("exam.txt").write_text("\n".join(questions))
+    write(tmp_path / "in", [f"{phrase} {long}", f"{questions[7]} {long}", *sentences(20, seed=4)])
+    config = DecontaminateConfig(
+        heldout=0.1, ngram=3, max_covered=0.7,
+        against={"exam": PlainText(kind="text", path="exam.txt", separator="\n")},
+    )  # fmt: skip
+    decontaminate_documents(tmp_path / "in", tmp_path / "out", config, local_tasks())
+    (line,) = map(json.loads, (tmp_path / "out/removed.jsonl").read_text().splitlines())
+    assert (line["id"], line["record"], line["covered"]) == ("a/1", "exam/7", 1.0)
+    assert line["ngram"] == "treatment for q7"
+
+
+def test_a_patient_is_on_one_side(tmp_path: Path) -> None:
+    documents = [
+        Document("notes", row, text, {"patient": row % 40} if row % 5 else {})
+        for row, text in enumerate(sentences(400))
+    ]
+    write_shard(tmp_path / "in/00000.jsonl", documents[:150])
+    write_shard(tmp_path / "in/00001.jsonl", documents[150:])
+    config = DecontaminateConfig(heldout=0.3, heldout_by="patient")
+    decontaminate_documents(tmp_path / "in", tmp_path / "out", config, local_tasks())
+    sides: dict[int, set[str]] = {}
+    for side in ("train", "heldout"):
+        for document in read_shards(tmp_path / "out" / side):
+            if document.metadata:
+                sides.setdefault(document.metadata["patient"], set()).add(side)
+    assert len(sides) == 32 and all(len(found) == 1 for found in sides.values())
+    assert 3 < sum(found == {"heldout"} for found in sides.values()) < 20
+    unknown = config.model_copy(update={"heldout_by": "subject"})
+    with pytest.raises(CorpusError, match="heldout_by = 'subject' in its metadata"):
+        decontaminate_documents(tmp_path / "in", tmp_path / "b", unknown, local_tasks())
+
+
+def test_neither_workers_nor_kills_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third run finds some tasks done and half a file of another."""
+    monkeypatch.setattr(runs, "_BYTES", 1)
+    texts = sentences(100)
+    write(tmp_path / "in", texts + [f"{text} and more" for text in texts[:50]], shards=4)
+    config = DecontaminateConfig(heldout=0.4, ngram=4)
+    for name, workers in (("a", 1), ("b", 2)):
+        tasks = local_tasks(workers)
+        decontaminate_documents(tmp_path / "in", tmp_path / name, config, tasks)
+    for done in (tasks.folder / "train").glob("*2"):
+        done.unlink()
+    (tmp_path / "b/train/00002.jsonl").write_text("half a li")
+    (tmp_path / "b/removed.jsonl").unlink()
+    (tasks.folder / "removed/000000").unlink()
+    decontaminate_documents(tmp_path / "in", tmp_path / "b", config, tasks)
+    files = [p.relative_to(tmp_path / "a") for p in sorted((tmp_path / "a").rglob("*.jsonl"))]
+    assert len(files) == 9
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_set_cannot_take_the_name_of_the_heldout() -> None:
+    with pytest.raises(ValueError, match="the held-out documents have that name"):
+        DecontaminateConfig(against={"heldout": Jsonl(kind="jsonl", path="x.jsonl")})
