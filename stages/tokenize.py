@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
 from stages.run import stage_run
+from stages.tokenizer import check_vocabulary
 
 
 def tokenize(
@@ -13,12 +14,19 @@ def tokenize(
 
     Each split and source becomes `artifacts/tokenize/<split>/<source>_text_document.bin` and
     `.idx`, byte for byte as Megatron-LM would write them: uint16 tokens below 65,500 entries,
-    else int32. Documents come in the order of their rows, and each ends with `<|endoftext|>`
-    unless `append_end_of_document` is off. A document without tokens is dropped and counted.
+    else int32. Documents come in the order of their rows, and each ends with the tokenizer's
+    end-of-document token unless `append_end_of_document` is off; a `.rows.npy` beside each dataset
+    has the row of every document in its source. A document without tokens is dropped and counted.
+    A special token that is spelled out in a text stays text unless `parse_special_tokens`.
+
+    `encoder` says what encodes: `reference` is the tokenizer's own library, `gigatoken` is many
+    times faster for byte pair encoding, `auto` takes it where it is installed and exact. The
+    reference encodes a sample of every shard too, and the stage stops at the first difference.
 
     The shards are tasks: neither their number nor that of the workers changes a byte.
     """
     from megatron_core.data.tokenization import tokenize_documents
+    from megatron_core.data.tokenizer import Tokenizer
 
     with stage_run(
         "tokenize",
@@ -28,6 +36,7 @@ def tokenize(
         inputs=["decontaminate", "tokenizer"],
         resumable=True,
     ) as run:
+        check_vocabulary(run.recipe, Tokenizer.load(run.input("tokenizer")).vocabulary_size)
         counts = tokenize_documents(
             run.input("decontaminate"),
             run.input("tokenizer"),

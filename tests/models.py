@@ -10,7 +10,7 @@ from torch import Tensor
 from megatron_core.checkpoint import save_checkpoint
 from megatron_core.config import ByteBpe, ModelConfig
 from megatron_core.data.documents import Document, write_shard
-from megatron_core.data.tokenizer import train_tokenizer
+from megatron_core.data.tokenizer import make_tokenizer
 from megatron_core.model import LanguageModel, parameter_shards
 
 SENTENCE = "Finding {} is a rare change of the {}, seen in {} patients with <|endoftext|> in notes."
@@ -77,5 +77,5 @@ def small_tokenizer(folder: Path) -> Path:
     shards = folder.with_name(f"{folder.name}-documents")
     write_shard(shards / "00000.jsonl", documents("notes", range(40)))
     folder.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(shards, folder, ByteBpe(vocabulary=300))
+    make_tokenizer(shards, folder, ByteBpe(vocabulary=300))
     return folder

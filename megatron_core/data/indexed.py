@@ -24,6 +24,9 @@ from megatron_core.errors import CorpusError
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
+_BLOCK = 1 << 20  # documents handled at a time
+_SAMPLE = 64  # blocks looked at when a dataset is opened
+_SAMPLE_BLOCK = 4096  # documents of such a block
 _CODES: dict[int, str] = {1: "|u1", 2: "|i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 
@@ -42,10 +45,16 @@ def idx_path(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + ".idx")
 
 
+def rows_path(prefix: Path) -> Path:
+    """The file beside the two that Megatron knows: int64[documents], the rows in the source."""
+    return prefix.with_name(prefix.name + ".rows.npy")
+
+
 class IndexedWriter:
     """Write documents of one sequence each, as a context manager.
 
-    The ``.idx`` is written last, on success alone; on failure neither file stays.
+    The ``.idx`` is there on success alone; on failure neither file stays. Memory does not grow
+    with the number of documents.
     """
 
     def __init__(self, prefix: Path, dtype: np.dtype[Any]) -> None:
@@ -53,9 +62,13 @@ class IndexedWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self._code = {np.dtype(name): code for code, name in _CODES.items()}[self.dtype]
         self._range = np.iinfo(self.dtype)
-        self._lengths: list[int] = []
+        self._documents = 0
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self._bin = bin_path(prefix).open("wb")
+        # The lengths are where they will be in the end; what follows them is made from them.
+        self._unfinished = idx_path(prefix).with_name(f".{prefix.name}.idx.partial")
+        self._idx = self._unfinished.open("wb+")
+        self._idx.seek(_HEADER.size)
 
     def write(self, tokens: ArrayLike) -> None:
         """Append a document, any 1-D integer array.
@@ -63,15 +76,31 @@ class IndexedWriter:
         Raises:
             CorpusError: a token does not fit the dtype.
         """
-        wide = np.asarray(tokens, dtype=np.int64)
-        if wide.size and not (self._range.min <= wide.min() and wide.max() <= self._range.max):
+        ids = np.asarray(tokens, dtype=np.int64)
+        self.write_documents(ids, np.array([ids.size]))
+
+    def write_documents(self, tokens: NDArray[Any], lengths: NDArray[Any]) -> None:
+        """Append documents of ``lengths`` whose ``tokens`` lie end to end, both integer arrays.
+
+        Raises:
+            CorpusError: a token does not fit the dtype.
+        """
+        if tokens.dtype != self.dtype:
+            self._check_range(tokens, lengths)
+            tokens = tokens.astype(self.dtype)
+        self._bin.write(np.ascontiguousarray(tokens).data)
+        self._idx.write(lengths.astype("<i4").data)
+        self._documents += len(lengths)
+
+    def _check_range(self, tokens: NDArray[Any], lengths: NDArray[Any]) -> None:
+        wrong = (tokens < self._range.min) | (tokens > self._range.max)
+        if wrong.any():
+            at = int(wrong.argmax())
+            document = self._documents + int(np.searchsorted(np.cumsum(lengths), at, side="right"))
             raise CorpusError(
-                f"{bin_path(self.prefix)}: document {len(self._lengths)} holds the token "
-                f"{wide.max() if wide.max() > self._range.max else wide.min()}, which does not "
-                f"fit {self.dtype.name}: was it made with another tokenizer?"
+                f"{bin_path(self.prefix)}: document {document} holds the token {tokens[at]}, which "
+                f"does not fit {self.dtype.name}: was it made with another tokenizer?"
             )
-        self._bin.write(wide.astype(self.dtype).tobytes())
-        self._lengths.append(wide.size)
 
     def __enter__(self) -> IndexedWriter:
         return self
@@ -83,20 +112,32 @@ class IndexedWriter:
         trace: TracebackType | None,
     ) -> None:
         self._bin.close()
-        if kind is None:
-            self._write_index()
-        else:
-            bin_path(self.prefix).unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._finish_index()
+            else:
+                bin_path(self.prefix).unlink(missing_ok=True)
+        finally:
+            self._idx.close()
+            self._unfinished.unlink(missing_ok=True)
 
-    def _write_index(self) -> None:
-        n = len(self._lengths)
-        lengths = np.array(self._lengths, dtype="<i4")
-        ends = np.cumsum(lengths, dtype="<i8") * self.dtype.itemsize
-        with idx_path(self.prefix).open("wb") as file:
-            file.write(_HEADER.pack(_MAGIC, 1, self._code, n, n + 1))
-            file.write(lengths.tobytes())
-            file.write((ends - lengths * np.int64(self.dtype.itemsize)).astype("<i8").tobytes())
-            file.write(np.arange(n + 1, dtype="<i8").tobytes())
+    def _finish_index(self) -> None:
+        n, file, size = self._documents, self._idx, self.dtype.itemsize
+        file.seek(0)
+        file.write(_HEADER.pack(_MAGIC, 1, self._code, n, n + 1))
+        offset = 0
+        for start in range(0, n, _BLOCK):
+            file.seek(_HEADER.size + 4 * start)
+            lengths = np.frombuffer(file.read(4 * min(_BLOCK, n - start)), "<i4").astype("<i8")
+            ends = offset + np.cumsum(lengths * size, dtype="<i8")
+            file.seek(_HEADER.size + 4 * n + 8 * start)
+            file.write((ends - lengths * size).data)
+            offset = int(ends[-1])
+        file.seek(_HEADER.size + 12 * n)
+        for start in range(0, n + 1, _BLOCK):
+            file.write(np.arange(start, min(start + _BLOCK, n + 1), dtype="<i8").data)
+        file.close()
+        self._unfinished.replace(idx_path(self.prefix))
 
 
 class IndexedDataset(Sequence[NDArray[Any]]):
@@ -119,33 +160,49 @@ class IndexedDataset(Sequence[NDArray[Any]]):
         for path in (index, payload):
             if not path.is_file():
                 raise CorpusError(f"{path} does not exist: run `reforge tokenize`")
-        self.dtype, n, ends = _read_header(index)
-        start = _HEADER.size
-        self.lengths = _mapped(index, np.dtype("<i4"), start, n)
-        self.offsets = _mapped(index, np.dtype("<i8"), start + 4 * n, n)
-        self.documents = _mapped(index, np.dtype("<i8"), start + 12 * n, ends)
-        self._check(index, payload)
-        count = payload.stat().st_size // self.dtype.itemsize
-        self.tokens = _mapped(payload, self.dtype, 0, count)
+        self.dtype, n = _read_header(index)
+        # One map, so one open file: a stage may open thousands of datasets.
+        content = _mapped(index, np.dtype("u1"))[_HEADER.size :]
+        self.lengths = content[: 4 * n].view("<i4")
+        self.offsets = content[4 * n : 12 * n].view("<i8")
+        self.documents = content[12 * n :].view("<i8")
+        self._check_ends(payload)
+        last = max(n, len(self.documents)) - _SAMPLE_BLOCK
+        for start in np.linspace(0, last, _SAMPLE) if last > 0 else [0]:
+            self._check(int(start), int(start) + _SAMPLE_BLOCK)
+        self.tokens = _mapped(payload, self.dtype)
 
-    def _check(self, index: Path, payload: Path) -> None:
-        if len(self.lengths) and self.lengths.min() < 0:
+    def verify(self) -> None:
+        """Look at every sequence; opening looks at a bounded sample of them.
+
+        Raises:
+            CorpusError: the index is altered.
+        """
+        for start in range(0, max(len(self), len(self.documents)), _BLOCK):
+            self._check(start, start + _BLOCK)
+
+    def _check_ends(self, payload: Path) -> None:
+        index = idx_path(self.prefix)
+        end = 0
+        if len(self):
+            end = int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize
+            if self.offsets[0] != 0:
+                raise _torn(index, "has a first sequence that is not at the start")
+        if not len(self.documents) or self.documents[0] != 0 or self.documents[-1] != len(self):
+            raise _torn(index, "has documents that do not cover its sequences")
+        if (size := payload.stat().st_size) != end:
+            raise _torn(payload, f"holds {size} bytes where {index.name} counts {end}")
+
+    def _check(self, start: int, stop: int) -> None:
+        """Whether sequences ``start`` to ``stop`` follow one another."""
+        index = idx_path(self.prefix)
+        lengths = self.lengths[start:stop].astype(np.int64)
+        if (lengths < 0).any():
             raise _torn(index, "has a sequence of negative length")
-        ends = np.cumsum(self.lengths, dtype=np.int64) * self.dtype.itemsize
-        if not np.array_equal(self.offsets[:1], [0][: len(ends)]) or not np.array_equal(
-            self.offsets[1:], ends[:-1]
-        ):
+        steps = np.diff(self.offsets[start : stop + 1])
+        if (steps != lengths[: len(steps)] * self.dtype.itemsize).any():
             raise _torn(index, "has sequences that do not follow one another")
-        expected = int(ends[-1]) if len(ends) else 0
-        if (size := payload.stat().st_size) != expected:
-            raise _torn(payload, f"holds {size} bytes where {index.name} counts {expected}")
-        documents = self.documents
-        if (
-            not len(documents)
-            or documents[0] != 0
-            or documents[-1] != len(self.lengths)
-            or (np.diff(documents) < 0).any()
-        ):
+        if (np.diff(self.documents[start : stop + 1]) < 0).any():
             raise _torn(index, "has documents that do not cover its sequences")
 
     def __len__(self) -> int:
@@ -165,8 +222,8 @@ class IndexedDataset(Sequence[NDArray[Any]]):
         return type(self), (self.prefix,)
 
 
-def _read_header(index: Path) -> tuple[np.dtype[Any], int, int]:
-    """The dtype, the number of sequences and the number of document ends."""
+def _read_header(index: Path) -> tuple[np.dtype[Any], int]:
+    """The dtype and the number of sequences."""
     with index.open("rb") as file:
         header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
@@ -183,13 +240,13 @@ def _read_header(index: Path) -> tuple[np.dtype[Any], int, int]:
         raise _torn(index, "has modes per sequence: multimodal datasets are not supported")
     if size != expected:
         raise _torn(index, f"is {size} bytes long where its header counts {expected}")
-    return np.dtype(_CODES[code]), n, ends
+    return np.dtype(_CODES[code]), n
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> NDArray[Any]:
-    if count == 0:  # An empty range cannot be mapped.
+def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if path.stat().st_size == 0:  # An empty file cannot be mapped.
         return np.empty(0, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count,))
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def _torn(path: Path, problem: str) -> CorpusError:

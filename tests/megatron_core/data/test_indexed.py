@@ -145,7 +145,7 @@ def patched(offset: int, value: bytes) -> object:
         ("idx", patched(18, b"\xff" * 8), "its header counts"),
         ("idx", patched(34, struct.pack("<i", -2)), "negative length"),
         ("idx", patched(34 + 12 + 8, struct.pack("<q", 2)), "do not follow one another"),
-        ("idx", patched(34 + 12, struct.pack("<q", 2)), "do not follow one another"),
+        ("idx", patched(34 + 12, struct.pack("<q", 2)), "not at the start"),
         ("idx", patched(34 + 36 + 8, struct.pack("<q", 7)), "documents that do not cover"),
         ("idx", patched(34 + 36, struct.pack("<q", 1)), "documents that do not cover"),
         ("idx", patched(34 + 36 + 24, struct.pack("<q", 2)), "documents that do not cover"),

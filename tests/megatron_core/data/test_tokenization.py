@@ -11,7 +11,7 @@ import pytest
 
 from megatron_core.config import TokenizeConfig
 from megatron_core.data.documents import Document, write_shard
-from megatron_core.data.indexed import IndexedDataset, IndexedWriter
+from megatron_core.data.indexed import IndexedDataset, IndexedWriter, rows_path
 from megatron_core.data.tokenization import dataset_prefix, tokenize_documents
 from megatron_core.errors import CorpusError
 from tests.tasks import local_tasks
@@ -82,9 +82,14 @@ def test_datasets_hold_the_documents_in_order(
         "notes_text_document.bin",
         "notes_text_document.idx",
         "notes_text_document.idx",
+        "notes_text_document.rows.npy",
+        "notes_text_document.rows.npy",
         "papers_text_document.bin",
         "papers_text_document.idx",
+        "papers_text_document.rows.npy",
     ]
+    rows = np.load(rows_path(dataset.prefix))
+    assert (rows.dtype, rows.tolist()) == (np.int64, [0, 2, 3])
     assert not (tmp_path / "out/.parts").exists()
     assert counts["train"]["papers"] == {
         "documents": 2,
@@ -127,7 +132,7 @@ def test_a_source_of_empty_documents_has_no_files(tmp_path: Path, tokenizer: Pat
     assert counts["train"]["blank"]["dropped_empty"] == 1
     assert counts["train"]["blank"]["documents"] == 0
     names = {path.name for path in (tmp_path / "out/train").iterdir()}
-    assert names == {"notes_text_document.bin", "notes_text_document.idx"}
+    assert names == {f"notes_text_document.{suffix}" for suffix in ("bin", "idx", "rows.npy")}
 
 
 def test_refuses_a_split_without_text(tmp_path: Path, tokenizer: Path) -> None:

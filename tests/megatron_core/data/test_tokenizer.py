@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from megatron_core.config import ByteBpe
 from megatron_core.data.documents import Document, write_shard
-from megatron_core.data.tokenizer import Tokenizer, draw_sample, train_tokenizer
+from megatron_core.data.tokenizer import Tokenizer, draw_sample, make_tokenizer
 from megatron_core.errors import CorpusError
 
 CONFIG = ByteBpe(vocabulary=400, sample_megabytes=1)
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer trained on the corpus."""
     root = tmp_path_factory.mktemp("tokenizer")
     (root / "out").mkdir()
-    train_tokenizer(write_corpus(root / "train", corpus(), 3), root / "out", CONFIG)
+    make_tokenizer(write_corpus(root / "train", corpus(), 3), root / "out", CONFIG)
     return root / "out"
 
 
@@ -95,6 +95,8 @@ def test_report_counts_the_sample(folder: Path, tokenizer: Tokenizer) -> None:
         "words": 150 * 30,
         "bytes": sum(map(len, texts)),
         "tokens": tokens,
+        "unknown_tokens": 0,
+        "unknown_share": 0.0,
         "tokens_per_word": round(tokens / (150 * 30), 4),
         "bytes_per_token": round(sum(map(len, texts)) / tokens, 4),
     }
@@ -105,7 +107,7 @@ def test_same_bytes_for_any_shards(tmp_path: Path, folder: Path) -> None:
     documents = corpus()
     random.Random(2).shuffle(documents)
     (tmp_path / "out").mkdir()
-    train_tokenizer(write_corpus(tmp_path / "train", documents, 5), tmp_path / "out", CONFIG)
+    make_tokenizer(write_corpus(tmp_path / "train", documents, 5), tmp_path / "out", CONFIG)
     for path in folder.iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
@@ -117,8 +119,8 @@ def test_same_bytes_for_any_threads(tmp_path: Path, folder: Path, threads: str) 
     program = (
         "from pathlib import Path\n"
         "from megatron_core.config import ByteBpe\n"
-        "from megatron_core.data.tokenizer import train_tokenizer\n"
-        "train_tokenizer(Path('train'), Path('out'),"
+        "from megatron_core.data.tokenizer import make_tokenizer\n"
+        "make_tokenizer(Path('train'), Path('out'),"
         " ByteBpe(vocabulary=400, sample_megabytes=1))"
     )
     environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
@@ -155,14 +157,14 @@ def test_says_what_to_lower_when_the_text_is_too_little(tmp_path: Path) -> None:
     with pytest.raises(
         CorpusError, match=r"yields 259 tokens, not 400: lower tokenizer\.vocabulary"
     ):
-        train_tokenizer(tmp_path / "train", tmp_path / "out", CONFIG)
+        make_tokenizer(tmp_path / "train", tmp_path / "out", CONFIG)
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_refuses_documents_without_text(tmp_path: Path) -> None:
     write_shard(tmp_path / "train/0.jsonl", [Document("s", 0, "")])
     with pytest.raises(CorpusError, match="holds no text"):
-        train_tokenizer(tmp_path / "train", tmp_path, CONFIG)
+        make_tokenizer(tmp_path / "train", tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(

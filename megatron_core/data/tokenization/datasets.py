@@ -1,0 +1,110 @@
+"""All shards into the datasets of all splits and sources."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megatron_core.config import TokenizeConfig
+from megatron_core.data.documents import list_shards
+from megatron_core.data.indexed import IndexedWriter, bin_path, idx_path, rows_path, token_dtype
+from megatron_core.data.tasks import Tasks
+from megatron_core.data.tokenization.parts import Part, merge
+from megatron_core.data.tokenization.shard import ShardJob, tokenize_shard
+from megatron_core.data.tokenizer import Tokenizer, choose_encoder
+from megatron_core.errors import CorpusError
+
+SPLITS = ("train", "heldout")
+
+logger = logging.getLogger(__name__)
+
+
+def dataset_prefix(tokenized: Path, split: str, source: str) -> Path:
+    """Where the indexed dataset of a split and source lies, without ``.bin`` and ``.idx``."""
+    return tokenized / split / f"{source}_text_document"
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """The parts that make the dataset of one split and source."""
+
+    split: str
+    source: str
+    parts: list[Part]
+    prefix: Path
+    vocabulary: int
+
+
+def tokenize_documents(
+    documents: Path, tokenizer: Path, output: Path, config: TokenizeConfig, tasks: Tasks
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Tokenize the splits below ``documents`` into indexed datasets below ``output``.
+
+    Documents come in the order of their rows in the source, so that neither shards nor workers
+    change a byte; beside each dataset are the rows. A document without tokens is dropped.
+
+    Returns:
+        Counts of documents, dropped documents, tokens and bytes, by split and source.
+
+    Raises:
+        CorpusError: a split has no shards or no tokens, the tokenizer cannot be opened, or the
+            encoder is not exact.
+        MissingExtraError: the encoder that the recipe names is not installed.
+    """
+    opened = Tokenizer.load(tokenizer, parse_special_tokens=config.parse_special_tokens)
+    encoder, why = choose_encoder(opened, config.encoder)
+    logger.info("encoding with %s: %s", encoder, why)
+    scratch = output / ".parts"
+    jobs = [
+        ShardJob(
+            shard, scratch / split / shard.stem, tokenizer, encoder, config.check_every,
+            config.append_end_of_document, config.parse_special_tokens,
+        )
+        for split in SPLITS
+        for shard in list_shards(documents / split)
+    ]  # fmt: skip
+    done = tasks.map("tokenize", tokenize_shard, jobs)
+    by_dataset: defaultdict[tuple[str, str], list[Part]] = defaultdict(list)
+    for job, parts in zip(jobs, done, strict=True):
+        for part in parts:
+            by_dataset[job.parts.parent.name, part.source].append(part)
+    datasets = [
+        _Dataset(
+            split, source, parts, dataset_prefix(output, split, source), opened.vocabulary_size
+        )
+        for (split, source), parts in sorted(by_dataset.items())
+    ]
+    for split in SPLITS:
+        if not any(p.documents for d in datasets if d.split == split for p in d.parts):
+            raise CorpusError(f"{documents / split} holds no text: nothing to tokenize")
+    counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+    for dataset, count in zip(datasets, tasks.map("join", _join, datasets), strict=True):
+        counts[dataset.split][dataset.source] = count
+    shutil.rmtree(scratch, ignore_errors=True)
+    return counts
+
+
+def _join(dataset: _Dataset) -> dict[str, int]:
+    """Merge the parts into one dataset, which is not written when there is no document."""
+    documents = sum(part.documents for part in dataset.parts)
+    count = {
+        "documents": documents,
+        "dropped_empty": sum(part.empty for part in dataset.parts),
+        "tokens": sum(part.tokens for part in dataset.parts),
+        "bytes": 0,
+    }
+    if not documents:
+        return count
+    prefix = dataset.prefix
+    with IndexedWriter(prefix, token_dtype(dataset.vocabulary)) as writer:
+        rows = np.lib.format.open_memmap(
+            rows_path(prefix), mode="w+", dtype=np.int64, shape=(documents,)
+        )
+        merge(dataset.parts, writer, rows)
+        rows.flush()
+    return count | {"bytes": sum(path(prefix).stat().st_size for path in (bin_path, idx_path))}

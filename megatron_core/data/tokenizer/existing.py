@@ -1,0 +1,70 @@
+"""A tokenizer that exists, copied into the artifact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from megatron_core.data.tokenizer.folder import (
+    CONFIG,
+    MODEL,
+    TOKENIZER,
+    open_backend,
+    read_config,
+    read_roles,
+)
+from megatron_core.data.tokenizer.sentence_piece import write_converted
+from megatron_core.errors import CorpusError
+from megatron_core.files import write_json
+
+# Data alone: whatever else lies in such a folder, code and pickles too, stays there.
+_COPIED = (TOKENIZER, "special_tokens_map.json", "chat_template.jinja", "vocab.txt")
+
+
+def adopt(source: Path, output: Path, end_of_document: str | None) -> None:
+    """Copy the tokenizer ``source``, a Hugging Face folder or a SentencePiece file, to ``output``.
+
+    Args:
+        end_of_document: Token that ends documents, if not the one the tokenizer names.
+
+    Raises:
+        CorpusError: there is none, it cannot be read, or no token ends documents.
+    """
+    if source.is_dir() and not (source / TOKENIZER).is_file() and (source / MODEL).is_file():
+        source = source / MODEL
+    if source.is_file():
+        content = source.read_bytes()
+        try:
+            write_converted(content, output, end_of_document)
+        except CorpusError as error:
+            raise CorpusError(f"tokenizer.path: {source}: {error}") from error
+        shutil.copyfile(source, output / MODEL)
+    elif (source / TOKENIZER).is_file():
+        _copy_folder(source, output, end_of_document)
+    else:
+        raise CorpusError(
+            f"tokenizer.path: {source} is neither a folder with {TOKENIZER} or {MODEL} nor a "
+            "SentencePiece file"
+        )
+    roles = read_roles(read_config(output))
+    end = roles.get("eos") or roles.get("sep")
+    if end is None or open_backend(output).token_to_id(end) is None:
+        raise CorpusError(
+            f"{source} has no token {end or 'that ends a sequence'}: name one of its tokens with "
+            "tokenizer.end_of_document"
+        )
+
+
+def _copy_folder(source: Path, output: Path, end_of_document: str | None) -> None:
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, output / name)
+    config = read_config(source) if (source / CONFIG).is_file() else {}
+    config.pop("auto_map", None)  # Names code of the folder, which is not run.
+    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    if not read_roles(config) and (output / "special_tokens_map.json").is_file():
+        config |= json.loads((output / "special_tokens_map.json").read_text(encoding="utf-8"))
+    if end_of_document:
+        config["eos_token"] = end_of_document
+    write_json(output / CONFIG, config)

@@ -1,0 +1,134 @@
+"""A tokenizer as the other stages use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as Backend
+
+from megatron_core.data.documents import Document
+from megatron_core.data.tokenizer.encoders import (
+    Encoder,
+    HuggingFaceEncoder,
+    SentencePieceEncoder,
+)
+from megatron_core.data.tokenizer.folder import (
+    ADVICE,
+    CONFIG,
+    MODEL,
+    TOKENIZER,
+    open_backend,
+    read_config,
+    read_roles,
+)
+from megatron_core.errors import CorpusError
+
+
+class Tokenizer:
+    """Text to token ids and back, without added tokens.
+
+    A control token that is spelled out in a text is text, unless ``parse_special_tokens``. Where
+    SentencePiece made the vocabulary, its library encodes.
+
+    Attributes:
+        reference: What encodes.
+        vocabulary_size: Entries, special tokens included; every id is below it.
+        special_tokens: Their ids.
+        end_of_document: Id that ends documents: of the end of a sequence, else the separator.
+        unknown_token, class_token, separator_token, padding_token, mask_token: Ids, None where
+            the tokenizer has no such token.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        roles: Mapping[str, str],
+        *,
+        processor: Any = None,
+        parse_special_tokens: bool = False,
+    ) -> None:
+        # Not stored in tokenizer.json, so set on each load; these two may be, for other uses.
+        backend.encode_special_tokens = not parse_special_tokens
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.parses_special_tokens = parse_special_tokens
+        self.reference: Encoder = HuggingFaceEncoder(backend)
+        if processor is not None and not parse_special_tokens:
+            self.reference = SentencePieceEncoder(processor)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.vocabulary_size = max(len(vocabulary), max(vocabulary.values()) + 1)
+        added = backend.get_added_tokens_decoder()
+        self.special_tokens = {
+            str(token.content): int(number)
+            for number, token in sorted(added.items())
+            if token.special
+        }
+        ids = {role: vocabulary.get(token) for role, token in roles.items()}
+        self.unknown_token = ids.get("unk")
+        self.class_token = ids.get("cls")
+        self.separator_token = ids.get("sep")
+        self.padding_token = ids.get("pad")
+        self.mask_token = ids.get("mask")
+        self.end_of_document: int = vocabulary[roles.get("eos") or roles["sep"]]
+
+    @classmethod
+    def load(cls, folder: Path, *, parse_special_tokens: bool = False) -> Tokenizer:
+        """Open a Hugging Face tokenizer folder; its end-of-sequence token ends documents.
+
+        Raises:
+            CorpusError: a file is missing or unreadable, or there is no such token.
+        """
+        backend = open_backend(folder)
+        roles = read_roles(read_config(folder))
+        if (end := roles.get("eos") or roles.get("sep")) is None:
+            raise CorpusError(f"{folder / CONFIG} names no eos_token and no sep_token: {ADVICE}")
+        if backend.token_to_id(end) is None:
+            raise CorpusError(f"{folder / TOKENIZER} has no token {end!r}: {ADVICE}")
+        processor = open_processor(folder / MODEL) if (folder / MODEL).is_file() else None
+        return cls(backend, roles, processor=processor, parse_special_tokens=parse_special_tokens)
+
+    def to_json(self) -> str:
+        """``tokenizer.json``."""
+        return str(self._backend.to_str())
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        ids, lengths = self.reference.encode(texts)
+        return [one.tolist() for one in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
+
+    def encode_documents(
+        self, documents: Iterable[Document]
+    ) -> Iterator[tuple[Document, list[int]]]:
+        """Each document with the ids of its text, a batch at a time."""
+        waiting = iter(documents)
+        while batch := list(islice(waiting, 256)):
+            yield from zip(
+                batch, self.encode_batch([document.text for document in batch]), strict=True
+            )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, control tokens included."""
+        return str(self._backend.decode(ids, skip_special_tokens=False))
+
+
+def open_processor(model: Path) -> Any:
+    """The SentencePiece model in file ``model``.
+
+    Raises:
+        CorpusError: it is unreadable.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_proto=model.read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise CorpusError(f"{model} is no readable SentencePiece model ({error})") from error
