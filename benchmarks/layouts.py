@@ -26,6 +26,7 @@ from megatron_core.config import (
     Checkpoints,
     ExpertsConfig,
     Grid,
+    MaskingConfig,
     ModelConfig,
     PretrainConfig,
     RateSchedule,
@@ -76,6 +77,7 @@ def recipe(model: ModelConfig) -> PretrainConfig:
         validate_every=4,
         trackers=[],
         model=model,
+        masking=MaskingConfig(token=1),
     )
 
 

@@ -8,6 +8,7 @@ from megatron_core.config import (
     Checkpoints,
     ExpertsConfig,
     Grid,
+    MaskingConfig,
     ModelConfig,
     PretrainConfig,
     RateSchedule,
@@ -46,5 +47,6 @@ def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
         "validate_every": 100,
         "trackers": [],
         "model": FAMILIES[family],
+        "masking": MaskingConfig(token=1),
     }
     return PretrainConfig.model_validate(settings | changes)

@@ -9,7 +9,13 @@ from torch.nn.attention.bias import causal_lower_right
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    window: int | None = None,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention of each query over the keys.
 
@@ -19,6 +25,8 @@ def attention(
         value: as ``key``.
         causal: Each query sees the keys up to its own position; otherwise all of them.
         window: Of these the newest only, if causal; None is all.
+        seen: bool ``[batch, length, keys]``, which keys each query sees, at least one; given, it
+            alone counts.
 
     Returns:
         ``[length, batch, heads, size]`` in the dtype of ``query``.
@@ -29,7 +37,9 @@ def attention(
         value = torch.repeat_interleave(value, groups, dim=2)
     length, keys = query.shape[0], key.shape[0]
     mask: Tensor | None = None
-    if causal and window is not None and window < keys:
+    if seen is not None:
+        mask = seen[:, None]
+    elif causal and window is not None and window < keys:
         seen = query.new_ones(length, keys, dtype=torch.bool).tril(keys - length)
         mask = seen.triu(keys - length - window + 1)
     elif causal and keys > length:

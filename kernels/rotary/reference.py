@@ -22,8 +22,13 @@ def rotary_table(positions: int, frequencies: Tensor) -> Tensor:
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate ``x [length, batch, heads, size]`` by ``table [2, length, size]``."""
-    cosine, sine = table.to(x.dtype)[:, :, None, None].unbind()
+    """Rotate ``x [length, batch, heads, size]``.
+
+    ``table`` is ``[2, length, size]``, or ``[2, length, batch, size]`` for positions that differ.
+    """
+    table = table.to(x.dtype)
+    table = table[:, :, None, None] if table.ndim == 3 else table[:, :, :, None]
+    cosine, sine = table.unbind()
     first, second = x.chunk(2, dim=-1)
     rotated: Tensor = x * cosine + torch.cat([-second, first], dim=-1) * sine
     return rotated

@@ -16,7 +16,13 @@ class MaskingConfig(Section):
     rate: float = Field(0.15, gt=0, lt=1, description="Share of tokens to predict")
     masked: float = Field(0.8, ge=0, le=1, description="Of these, replaced by the mask token")
     random: float = Field(0.1, ge=0, le=1, description="Of these, replaced by a random token")
-    token: int = Field(1, ge=0, description="Id of the mask token")
+    token: int | None = Field(
+        None, ge=0, description="Id of the mask token; null takes the tokenizer's"
+    )
+    whole_words: bool = Field(False, description="Predict words whole (Cui et al., 2019)")
+    framed: bool = Field(
+        False, description="Begin sequences with the tokenizer's [CLS] and end them with its [SEP]"
+    )
 
 
 class PredictionConfig(TrainingConfig):
@@ -29,6 +35,10 @@ class PredictionConfig(TrainingConfig):
     packing: Literal["concatenate", "best_fit"] = Field(
         "concatenate",
         description="Documents end to end, cut at a sequence's end; or whole, where they fit best",
+    )
+    reset_at_documents: bool = Field(
+        False,
+        description="Documents in a sequence do not see one another, and positions restart",
     )
     order: Literal["permuted", "megatron"] = Field(
         "permuted",

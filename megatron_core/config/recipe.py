@@ -193,6 +193,13 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
 
 
 def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> Iterator[Problem]:
+    framed = model.kind == "encoder" and run.masking.framed
+    if framed and run.reset_at_documents and run.packing != "best_fit":
+        yield Problem(
+            f"{path}.packing", "must be best_fit where each document is framed and sees itself "
+            "alone: its frame needs room of its own",
+            run.packing,
+        )  # fmt: skip
     if run.order == "megatron":
         if model.kind == "encoder":
             yield Problem(
@@ -210,7 +217,7 @@ def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> I
 
 
 def _masking_problems(path: str, masking: MaskingConfig, model: ModelConfig) -> Iterator[Problem]:
-    if masking.token >= model.vocabulary:
+    if masking.token is not None and masking.token >= model.vocabulary:
         yield Problem(
             f"{path}.token", f"must be below pretrain.model.vocabulary = {model.vocabulary}",
             masking.token,

@@ -1,6 +1,7 @@
 """Models in plain torch: no process groups, no knowledge of ranks."""
 
 from megatron_core.model.classifier import Classifier
+from megatron_core.model.documents import Documents
 from megatron_core.model.initial import initialize
 from megatron_core.model.language_model import LanguageModel
 from megatron_core.model.parameters import (
@@ -13,6 +14,7 @@ from megatron_core.model.place import Draw, GradientLeaf, Place, Share
 
 __all__ = [
     "Classifier",
+    "Documents",
     "Draw",
     "GradientLeaf",
     "GridShard",

@@ -42,16 +42,21 @@ class Attention(nn.Module):
             self.key_norm = WidthNorm(config, config.kv_heads, span)
 
     def forward(
-        self, chunks: Sequence[Tensor], places: Sequence[Place], tables: Sequence[Tensor]
+        self,
+        chunks: Sequence[Tensor],
+        places: Sequence[Place],
+        tables: Sequence[Tensor],
+        seen: Sequence[Tensor] = (),
     ) -> list[Tensor]:
         """Local slices of each local chunk ``[slice, b, hidden]`` to the same.
 
         ``tables`` are the rotary angles of each chunk; none for positions that are learned.
+        ``seen`` is what each chunk's queries see; none for what the kind of the model says.
         """
         span = self.share.tensor
         # For each shard, of each chunk: its heads' queries, keys and values.
         projected = zip(*map(self._project, chunks, places), strict=True)
-        mixed = [self._mix(shard, tables) for shard in projected]
+        mixed = [self._mix(shard, tables, seen) for shard in projected]
         return [
             rows(parts, self.output, span, place.leaf)
             for parts, place in zip(zip(*mixed, strict=True), places, strict=True)
@@ -69,26 +74,30 @@ class Attention(nn.Module):
             keys = self.key_norm(keys, span, place)
         return list(zip(queries, keys, values, strict=True))
 
-    def _mix(self, shard: Sequence[tuple[Tensor, ...]], tables: Sequence[Tensor]) -> list[Tensor]:
+    def _mix(
+        self, shard: Sequence[tuple[Tensor, ...]], tables: Sequence[Tensor], seen: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Attention of one shard's heads: ``[s, b, heads · size]`` of each local chunk."""
         queries, keys, values = (list(kind) for kind in zip(*shard, strict=True))
         if tables:
             queries = [apply_rotary(x, table) for x, table in zip(queries, tables, strict=True)]
             keys = [apply_rotary(x, table) for x, table in zip(keys, tables, strict=True)]
         context = self.share.context
-        seen = zip(
+        masks: Sequence[Tensor | None] = seen or [None] * len(queries)
+        read = zip(
             queries,
             visible(keys, context, causal=self.causal),
             visible(values, context, causal=self.causal),
+            masks,
             strict=True,
         )
-        return [self._attend(q, k, v).flatten(2) for q, k, v in seen]
+        return [self._attend(*one).flatten(2) for one in read]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None) -> Tensor:
         if self.share.recompute != "selective":
-            return attention(query, key, value, causal=self.causal, window=self.window)
+            return attention(query, key, value, causal=self.causal, window=self.window, seen=seen)
         result: Tensor = checkpoint(
-            attention, query, key, value, causal=self.causal, window=self.window,
+            attention, query, key, value, causal=self.causal, window=self.window, seen=seen,
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip
         return result
@@ -137,7 +146,11 @@ class Block(nn.Module):
         self.ffn = FeedForward(config, share) if config.experts is None else Experts(config, share)
 
     def forward(
-        self, chunks: Sequence[Tensor], places: Sequence[Place], tables: Sequence[Tensor]
+        self,
+        chunks: Sequence[Tensor],
+        places: Sequence[Place],
+        tables: Sequence[Tensor],
+        seen: Sequence[Tensor] = (),
     ) -> list[Tensor]:
         """The residual stream through the block.
 
@@ -145,10 +158,11 @@ class Block(nn.Module):
             chunks: Of each local context chunk the local sequence slices, ``[slice, b, hidden]``.
             places: Of each chunk.
             tables: Rotary angles of each whole chunk, ``[2, s, size]``, if positions are rotary.
+            seen: What each chunk's queries see, ``[b, s, keys]``, if documents are kept apart.
         """
 
         def attend(x: Sequence[Tensor]) -> list[Tensor]:
-            return self.attention(x, places, tables)  # type: ignore[no-any-return]
+            return self.attention(x, places, tables, seen)  # type: ignore[no-any-return]
 
         def feed(x: Sequence[Tensor]) -> list[Tensor]:
             return self.ffn(x, places)  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron_core.collectives import Span
@@ -12,7 +13,7 @@ from megatron_core.model.place import Place
 
 
 class Positions(nn.Module):
-    """A learned vector for each position."""
+    """A learned vector for each position, in the sequence or in its document."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -23,8 +24,12 @@ class Positions(nn.Module):
         parts = []
         for number, part in enumerate(by_slice(x, len(span.local))):
             first = start + span.local[number] * part.shape[0]
+            rows = slice(first, first + part.shape[0])
             table = replicated(self.weight, place.leaf, number)
-            parts.append(part + table[first : first + part.shape[0], None])
+            if place.documents is None:
+                parts.append(part + table[rows, None])
+            else:
+                parts.append(part + F.embedding(place.documents.positions[rows], table))
         return joined(parts)
 
 

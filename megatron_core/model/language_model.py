@@ -76,18 +76,21 @@ class LanguageModel(nn.Module):
         """The residual stream through the blocks that are here."""
         residual = list(chunks)
         size = residual[0].shape[0] * self.share.tensor.ranks
-        tables = [
-            self.rotary[:, p.chunk * size : (p.chunk + 1) * size]
+        tables = [_angles(self.rotary, p, size) for p in places if isinstance(self.rotary, Tensor)]
+        causal, window = self.config.kind == "decoder", self.config.window
+        seen = [
+            p.documents.seen(p.chunk * size, size, causal=causal, window=window)
             for p in places
-            if isinstance(self.rotary, Tensor)
+            if p.documents is not None
         ]
         for block in self.layers.values():
             if self.share.recompute == "full":
                 residual = checkpoint(
-                    block, residual, places, tables, use_reentrant=False, preserve_rng_state=False
-                )
+                    block, residual, places, tables, seen,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
             else:
-                residual = block(residual, places, tables)
+                residual = block(residual, places, tables, seen)
         return residual
 
     def normed(self, chunks: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
@@ -123,3 +126,11 @@ class LanguageModel(nn.Module):
         """Logits ``[b, s, vocabulary]`` of int64 ``tokens [b, s]``; whole models only."""
         shards = self.scores(self.hidden(tokens).transpose(0, 1), *ALONE)
         return torch.cat(shards, dim=-1).transpose(0, 1)
+
+
+def _angles(table: Tensor, place: Place, size: int) -> Tensor:
+    """The rotary angles of a chunk of ``size`` tokens, for the positions in its documents."""
+    chunk = slice(place.chunk * size, (place.chunk + 1) * size)
+    if place.documents is None:
+        return table[:, chunk]
+    return table[:, place.documents.positions[chunk]]

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from megatron_core.collectives import WHOLE, ContextSpan, Span
+from megatron_core.model.documents import Documents
 
 
 class GradientLeaf(Protocol):
@@ -49,6 +50,7 @@ class Place:
         scale: What the loss is multiplied by before the backward pass, as auxiliary losses must be.
         predictions: Of each token of the microbatch. The loss is a sum over predictions and later
             divided by their number, so what is summed over tokens must be multiplied by it.
+        documents: Of the whole sequences, when those in one do not see each other; None if they do.
     """
 
     chunk: int = 0
@@ -56,6 +58,7 @@ class Place:
     draw: Draw | None = None
     scale: float = 1.0
     predictions: float = 1.0
+    documents: Documents | None = None
 
 
 ALONE = (Place(),)

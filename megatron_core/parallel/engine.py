@@ -13,6 +13,7 @@ from megatron_core.collectives import peers, tree_sum
 from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
     Classifier,
+    Documents,
     Draw,
     GridShard,
     LanguageModel,
@@ -40,12 +41,15 @@ class Batch:
         targets: int64 ``[b, length]``, or whatever ``losses`` of the model takes as ``[…, b]``.
         count: Predictions that the loss is a sum over.
         by_position: Whether ``targets`` has a sequence dimension, to be cut into chunks.
+        documents: int64 ``[b, length]``, which document of its sequence each token is of, when
+            they do not see one another and positions restart; None for sequences that are whole.
     """
 
     tokens: Tensor
     targets: Tensor
     count: int
     by_position: bool = True
+    documents: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -195,12 +199,15 @@ class Engine:
         )
         deferred: list[Callable[[], None]] = []
         later = deferred if self.mesh.layout.schedule == "zero_bubble" else None
+        device = self.mesh.device
+        documents = None
+        if batch.documents is not None:
+            documents = Documents.of(batch.documents.T.to(device, non_blocking=True))
         places = []
         predictions = batch.count / batch.tokens.numel()
         for number, chunk in enumerate(chunks):
             leaf = None if shard is None else ChunkLeaf(self.gradients, shard, number, later)
-            places.append(Place(chunk, leaf, draw, scale, predictions))
-        device = self.mesh.device
+            places.append(Place(chunk, leaf, draw, scale, predictions, documents))
         return Microbatch(
             [x.to(device, non_blocking=True) for x in tokens],
             [x.to(device, non_blocking=True) for x in targets],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
@@ -18,12 +19,14 @@ from megatron_core.data.datasets.packing import PackedDocuments
 from megatron_core.data.datasets.spans import (
     NO_DOCUMENT,
     DocumentSpan,
+    Frame,
     SampleOrder,
     Sequences,
     read_spans,
 )
 from megatron_core.data.datasets.windows import TokenWindows, open_streams
 from megatron_core.data.indexed import IndexedDataset
+from megatron_core.data.vocabulary import Vocabulary
 from megatron_core.parallel.engine import Batch
 from megatron_core.trainer.objective import ignore, padded_places
 
@@ -34,6 +37,7 @@ class LanguageObjective:
     """Each token of a sequence given those before it."""
 
     shared = 1  # the token after a sequence is a target too
+    frame: Frame | None = None
 
     def __init__(
         self, tokens: Path, config: PredictionConfig, cache: IndexCache | None = None
@@ -51,10 +55,12 @@ class LanguageObjective:
         self.held = spread(self._sequences(self.heldout_streams), _HELDOUT_SEQUENCES)
 
     def _sequences(self, streams: Mapping[str, IndexedDataset]) -> Sequences:
+        frame, each = (2, self.frame.each_document) if self.frame else (0, False)
+        capacity = self.length + self.shared - (0 if each else frame)
         if self.config.packing == "concatenate":
-            return TokenWindows(streams, self.length, shared=self.shared)
+            return TokenWindows(streams, capacity - self.shared, shared=self.shared)
         return PackedDocuments(
-            streams, self.length + self.shared, shared=self.shared, cache=self.cache
+            streams, capacity, shared=self.shared, frame=frame * each, cache=self.cache
         )
 
     def _order(self) -> SampleOrder:
@@ -66,9 +72,14 @@ class LanguageObjective:
             samples=config.steps * config.batch.sequences, seed=config.seed, cache=self.cache,
         )  # fmt: skip
 
+    def _read(
+        self, streams: Mapping[str, IndexedDataset], spans: Sequence[Sequence[DocumentSpan]]
+    ) -> tuple[Tensor, Tensor]:
+        return read_spans(streams, spans, self.length + self.shared, self.frame)
+
     def read(self, samples: Sequence[int]) -> Batch:
-        spans = [self.order.locate(k) for k in samples]
-        return self._batch(*read_spans(self.streams, spans, self.length + self.shared), samples)
+        read = self._read(self.streams, [self.order.locate(k) for k in samples])
+        return self._batch(*read, samples)
 
     def heldout(self, microbatch: int, multiple: int) -> list[Callable[[], Batch]]:
         return [
@@ -77,15 +88,20 @@ class LanguageObjective:
         ]
 
     def _heldout(self, rows: Sequence[int]) -> Batch:
-        spans: list[Sequence[DocumentSpan]] = [self.held[row] for row in rows]
-        read = read_spans(self.heldout_streams, spans, self.length + self.shared)
+        read = self._read(self.heldout_streams, [self.held[row] for row in rows])
         batch = self._batch(*read, rows)
         targets = ignore(batch.targets.T, rows).T
-        return Batch(batch.tokens, targets, int((targets != IGNORED).sum()))
+        count = int((targets != IGNORED).sum())
+        return Batch(batch.tokens, targets, count, documents=batch.documents)
 
     def _batch(self, tokens: Tensor, documents: Tensor, samples: Sequence[int]) -> Batch:
-        targets = tokens[:, 1:].masked_fill(documents[:, 1:] == NO_DOCUMENT, IGNORED)
-        return Batch(tokens[:, :-1], targets, int((targets != IGNORED).sum()))
+        """Nothing is to be predicted of padding, nor of another document than is seen."""
+        before, after = documents[:, :-1], documents[:, 1:]
+        reset = self.config.reset_at_documents
+        ignored = (after == NO_DOCUMENT) | (after != before) if reset else after == NO_DOCUMENT
+        targets = tokens[:, 1:].masked_fill(ignored, IGNORED)
+        count = int((targets != IGNORED).sum())
+        return Batch(tokens[:, :-1], targets, count, documents=before if reset else None)
 
 
 class MaskedObjective(LanguageObjective):
@@ -97,12 +113,44 @@ class MaskedObjective(LanguageObjective):
         self, tokens: Path, config: PredictionConfig, vocabulary: int,
         cache: IndexCache | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(tokens, config, cache)
+        """As the other; ``vocabulary`` is the model's.
+
+        Raises:
+            CorpusError: the tokenizer lacks a special token that the recipe asks for.
+        """
         self.vocabulary = vocabulary
+        self.special: tuple[int, ...] = ()
+        self.begins_word: Tensor | None = None
+        masking = config.masking
+        if masking.token is not None:
+            self.mask = masking.token
+        if masking.token is None or masking.whole_words or masking.framed:
+            known = Vocabulary.read(tokens)
+            self.vocabulary, self.special = known.size, tuple(known.special.values())
+            if masking.token is None:
+                self.mask = known.require("mask")
+            if masking.whole_words:
+                self.begins_word = torch.from_numpy(known.begins_word)
+            if masking.framed:
+                edges = known.require("cls"), known.require("sep")
+                self.frame = Frame(*edges, each_document=config.reset_at_documents)
+        super().__init__(tokens, config, cache)
 
     def _batch(self, tokens: Tensor, documents: Tensor, samples: Sequence[int]) -> Batch:
+        padding = documents == NO_DOCUMENT
+        begins = None
+        if self.begins_word is not None:
+            begins = self.begins_word[tokens]
+            begins[:, 1:] |= documents[:, 1:] != documents[:, :-1]
         inputs, targets = mask_tokens(
-            tokens, samples,
-            config=self.config.masking, vocabulary=self.vocabulary, seed=self.config.seed,
+            tokens, samples, config=self.config.masking, mask=self.mask,
+            vocabulary=self.vocabulary, seed=self.config.seed, begins_word=begins,
+            eligible=~(padding | torch.isin(tokens, torch.tensor(self.special))),
         )  # fmt: skip
-        return Batch(inputs, targets, int((targets != IGNORED).sum()))
+        # A document that sees all others must still not see padding.
+        apart = documents if self.config.reset_at_documents else documents.clamp(max=0)
+        padded = self.config.packing == "best_fit"
+        return Batch(
+            inputs, targets, int((targets != IGNORED).sum()),
+            documents=apart if padded or self.config.reset_at_documents else None,
+        )  # fmt: skip

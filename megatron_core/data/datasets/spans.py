@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -68,10 +69,22 @@ def split_at_documents(
     return spans
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Tokens around a sequence, or around each of its documents, such as [CLS] and [SEP]."""
+
+    first: int
+    last: int
+    each_document: bool = False
+
+
 def read_spans(
-    streams: Mapping[str, IndexedDataset], samples: Sequence[Sequence[DocumentSpan]], length: int
+    streams: Mapping[str, IndexedDataset],
+    samples: Sequence[Sequence[DocumentSpan]],
+    length: int,
+    frame: Frame | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of each sample, padded on the right.
+    """The tokens of each sample, framed and padded on the right.
 
     Returns:
         ``(tokens, documents)``, both int64 ``[len(samples), length]``: the tokens, and the number
@@ -82,7 +95,12 @@ def read_spans(
     for row, spans in enumerate(samples):
         at = 0
         for number, (source, first, count) in enumerate(spans):
-            tokens[row, at : at + count] = streams[source].tokens[first : first + count]
-            documents[row, at : at + count] = number
-            at += count
+            part = streams[source].tokens[first : first + count]
+            if frame is not None:
+                begins = [frame.first] * (number == 0 or frame.each_document)
+                ends = [frame.last] * (number == len(spans) - 1 or frame.each_document)
+                part = np.concatenate([begins, part.astype(np.int64), ends])
+            tokens[row, at : at + len(part)] = part
+            documents[row, at : at + len(part)] = number
+            at += len(part)
     return torch.from_numpy(tokens), torch.from_numpy(documents)

@@ -250,3 +250,14 @@ def test_megatrons_order_is_of_documents_end_to_end(
     (found,) = cross_section_problems(changed(raw, f"{section}.{field}", value))
     assert found.path == f"{section}.{where}"
     assert message in found.message
+
+
+def test_frames_of_documents_that_see_themselves_need_room() -> None:
+    raw = raw_recipe()
+    raw["pretrain"]["model"]["kind"] = "encoder"
+    raw["pretrain"] |= {"reset_at_documents": True, "masking": {"framed": True}}
+    (found,) = cross_section_problems(Recipe.model_validate(raw))
+    assert found.path == "pretrain.packing"
+    assert "must be best_fit" in found.message
+    raw["pretrain"]["packing"] = "best_fit"
+    assert list(cross_section_problems(Recipe.model_validate(raw))) == []

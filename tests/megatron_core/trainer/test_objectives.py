@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from kernels.cross_entropy import IGNORED
 from megatron_core.config import MaskingConfig, PredictionConfig, RateSchedule
+from megatron_core.data.vocabulary import Vocabulary
+from megatron_core.errors import CorpusError
 from megatron_core.model import Classifier, initialize
 from megatron_core.parallel.engine import Batch
 from megatron_core.trainer import ClassificationObjective, LanguageObjective
@@ -70,6 +73,94 @@ def test_masked_predicts_what_it_hides(tokens: Path) -> None:
     assert torch.equal(batch.tokens[~chosen], original[~chosen])
     assert (batch.tokens[chosen] != original[chosen]).any()
     assert batch.count == int(chosen.sum()) < 7 * 16 / 2
+
+
+def vocabulary_of(tokens: Path, folder: Path) -> Path:
+    """The same tokens where the tokenizer's facts are: [CLS] 61, [SEP] 62, even tokens words."""
+    begins = np.arange(64) % 2 == 0
+    special = {"cls": 61, "sep": 62, "mask": 63}
+    Vocabulary(64, special, begins).write(folder)
+    for split in ("train", "heldout"):
+        (folder / split).symlink_to(tokens / split)
+    return folder
+
+
+PACKINGS = [
+    {"packing": packing, "reset_at_documents": reset}
+    for packing in ("concatenate", "best_fit")
+    for reset in (False, True)
+]
+
+
+@pytest.mark.parametrize("changes", PACKINGS, ids=lambda c: "-".join(map(str, c.values())))
+def test_next_tokens_are_those_of_the_document(changes: dict[str, Any], tokens: Path) -> None:
+    """Of the documents themselves: what is read, predicted, and seen."""
+    objective = LanguageObjective(tokens, CONFIG.model_copy(update=changes))
+    batch = objective.read(SAMPLES)
+    reset = changes["reset_at_documents"]
+    count = 0
+    for row, sample in enumerate(SAMPLES):
+        read: list[tuple[int, int]] = []  # token and document
+        for number, (source, first, size) in enumerate(objective.order.locate(sample)):
+            stream = objective.streams[source]
+            read += [(int(stream.tokens[t]), number) for t in range(first, first + size)]
+        for at in range(16):
+            here, there = ((read[i] if i < len(read) else None) for i in (at, at + 1))
+            assert batch.tokens[row, at] == (here[0] if here else 0)
+            predicted = here and there and (here[1] == there[1] or not reset)
+            assert batch.targets[row, at] == (there[0] if predicted and there else IGNORED)
+            count += bool(predicted)
+            if batch.documents is not None and here:
+                assert batch.documents[row, at] == here[1]
+    assert batch.count == count
+    assert (batch.documents is not None) == reset
+    padding = batch.targets.ne(IGNORED).logical_not().sum() > 0
+    assert bool(padding) == (reset or changes["packing"] == "best_fit")
+
+
+@pytest.mark.parametrize("changes", PACKINGS, ids=lambda c: "-".join(map(str, c.values())))
+@pytest.mark.parametrize("framed", [False, True])
+def test_masked_sequences_are_framed_and_padding_is_not_seen(
+    changes: dict[str, Any], framed: bool, tokens: Path, tmp_path: Path
+) -> None:
+    masking = MaskingConfig(whole_words=True, framed=framed, masked=1.0, random=0.0)
+    config = CONFIG.model_copy(update={**changes, "masking": masking})
+    reset, packed = changes["reset_at_documents"], changes["packing"] == "best_fit"
+    if framed and reset and not packed:
+        pytest.skip("the recipe refuses it")
+    objective = MaskedObjective(vocabulary_of(tokens, tmp_path), config, vocabulary=64)
+    batch = objective.read(SAMPLES)
+    for row, sample in enumerate(SAMPLES):
+        expected: list[tuple[int, int]] = []
+        spans = objective.order.locate(sample)
+        for number, (source, first, size) in enumerate(spans):
+            stream = objective.streams[source]
+            part = [int(t) for t in stream.tokens[first : first + size]]
+            if framed and (number == 0 or reset):
+                part = [61, *part]
+            if framed and (number == len(spans) - 1 or reset):
+                part = [*part, 62]
+            expected += [(token, number) for token in part]
+        assert len(expected) <= 16
+        truth = torch.where(batch.targets[row] == IGNORED, batch.tokens[row], batch.targets[row])
+        assert truth.tolist() == [*(t for t, _ in expected), *[0] * (16 - len(expected))]
+        numbers = [*(n if reset else 0 for _, n in expected), *[-1] * (16 - len(expected))]
+        if batch.documents is None:
+            assert not (packed or reset)
+            assert set(numbers) == {0}
+        else:
+            assert batch.documents[row].tolist() == numbers
+        chosen = batch.targets[row] != IGNORED
+        assert chosen.any()
+        assert set(batch.tokens[row][chosen].tolist()) == {63}
+        assert not set(batch.targets[row][chosen].tolist()) & {61, 62}
+        assert not chosen[len(expected) :].any()
+
+
+def test_an_encoder_without_the_tokenizers_facts_is_refused(tokens: Path) -> None:
+    config = CONFIG.model_copy(update={"masking": MaskingConfig()})
+    with pytest.raises(CorpusError, match="run `reforge tokenize` again"):
+        MaskedObjective(tokens, config, vocabulary=64)
 
 
 def heldout(

@@ -83,6 +83,26 @@ def test_recomputed_activations_agree(
     assert_same(Trained(tmp_path), alone(recipe()))
 
 
+APART = {"packing": "best_fit", "reset_at_documents": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "layout", "recompute"),
+    [
+        ("decoder", "data=2,pipeline=2", "none"),
+        ("decoder", "tensor=2,context=2", "full"),
+        ("encoder", "context=2,pipeline=2", "selective"),
+    ],
+)
+def test_documents_kept_apart_agree(
+    family: str, layout: str, recompute: str, alone: Alone, tokens: Path, tmp_path: Path
+) -> None:
+    """Masks and positions of every token's document, whatever chunk it is in."""
+    assert train(tokens, tmp_path, recipe(family, **APART, recompute=recompute), layout)
+    assert_same(Trained(tmp_path), alone(recipe(family, **APART)))
+    assert alone(recipe(family, **APART)).roots != alone(recipe(family)).roots
+
+
 @pytest.mark.parametrize(
     ("megabytes", "layout"), [(1e-6, "data=1"), (1e-6, "data=2,context=2"), (0.02, "context=2")]
 )

@@ -24,8 +24,8 @@ def text(rows: int, length: int) -> Tensor:
 def masked(
     tokens: Tensor, samples: range | list[int], seed: int = 1, **changes: float
 ) -> tuple[Tensor, Tensor]:
-    config = MaskingConfig.model_validate({"token": MASK, **changes})
-    return mask_tokens(tokens, samples, config=config, vocabulary=VOCABULARY, seed=seed)
+    config = MaskingConfig.model_validate(changes)
+    return mask_tokens(tokens, samples, config=config, mask=MASK, vocabulary=VOCABULARY, seed=seed)
 
 
 def test_targets_are_the_tokens_and_the_rest_is_left_alone() -> None:
@@ -116,3 +116,70 @@ def test_known_choices_stay() -> None:
     inputs, targets = masked(torch.arange(100, 120)[None], [7], seed=1, rate=0.2)
     assert (targets[0] != IGNORED).nonzero().flatten().tolist() == [2, 7, 15, 17]
     assert (inputs[0] == MASK).nonzero().flatten().tolist() == [7, 15, 17]
+
+
+def words_of(begins: Tensor, eligible: Tensor) -> list[list[int]]:
+    """Places of each word, one place at a time."""
+    words: list[list[int]] = []
+    for place in range(len(begins)):
+        if eligible[place]:
+            follows = words and words[-1][-1] == place - 1
+            if begins[place] or not follows:
+                words.append([])
+            words[-1].append(place)
+    return words
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.7])
+def test_words_are_predicted_whole_or_not_at_all(rate: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    tokens = text(200, 40)
+    begins, eligible = (torch.rand(200, 40, generator=generator) < p for p in (0.5, 0.9))
+    config = MaskingConfig(rate=rate)
+    _, targets = mask_tokens(
+        tokens, range(200), config=config, mask=MASK, vocabulary=VOCABULARY, seed=1,
+        eligible=eligible, begins_word=begins,
+    )  # fmt: skip
+    chosen = targets != IGNORED
+    assert not (chosen & ~eligible).any()
+    short = 0
+    for row in range(200):
+        words = words_of(begins[row], eligible[row])
+        for word in words:
+            assert chosen[row, word].all() or not chosen[row, word].any()
+        wanted = max(1, round(rate * int(eligible[row].sum())))
+        count = int(chosen[row].sum())
+        left = [len(word) for word in words if not chosen[row, word[0]]]
+        # No more than asked for, save one word that is longer; no less, if another word fits.
+        assert count <= wanted or sum(chosen[row, w[0]] for w in words) == 1  # type: ignore[misc]
+        assert count >= wanted or min(left, default=99) > wanted - count
+        short += count < wanted
+    assert short < 40
+
+
+def test_words_of_one_token_are_chosen_as_tokens_are() -> None:
+    tokens = text(30, 40)
+    whole = torch.ones(30, 40, dtype=torch.bool)
+    config = MaskingConfig()
+    plainly, by_word, eligible = (
+        mask_tokens(
+            tokens, range(30), config=config, mask=MASK, vocabulary=VOCABULARY, seed=1, **options
+        )
+        for options in ({}, {"begins_word": whole}, {"eligible": whole})
+    )
+    for ours in (by_word, eligible):
+        assert torch.equal(plainly[0], ours[0])
+        assert torch.equal(plainly[1], ours[1])
+
+
+def test_a_sequence_of_padding_predicts_nothing() -> None:
+    tokens = text(2, 8)
+    eligible = torch.zeros(2, 8, dtype=torch.bool)
+    eligible[1, 3] = True
+    inputs, targets = mask_tokens(
+        tokens, [0, 1], config=MaskingConfig(masked=1.0, random=0.0), mask=MASK,
+        vocabulary=VOCABULARY, seed=1, eligible=eligible,
+    )  # fmt: skip
+    assert (targets != IGNORED).nonzero().tolist() == [[1, 3]]
+    assert torch.equal(inputs[0], tokens[0])
+    assert int(inputs[1, 3]) == MASK
