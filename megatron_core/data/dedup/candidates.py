@@ -9,13 +9,6 @@ from numpy.typing import NDArray
 
 from megatron_core.data.dedup.corpus import Corpus, Numbers, load, save
 
-_DOCUMENTS = 1 << 20  # of one bucket in one partition, about
-
-
-def count_partitions(corpus: Corpus) -> int:
-    """Into how many ranges the hashes are cut: as many as keep a partition's size bounded."""
-    return -(-corpus.documents // _DOCUMENTS)
-
 
 def find_candidates(partition: int, corpus: Corpus) -> None:
     """Write the documents that share a hash of this partition's range in some bucket.
@@ -25,8 +18,7 @@ def find_candidates(partition: int, corpus: Corpus) -> None:
     has. ``candidates`` and ``named`` are the numbers that occur, ascending: among the groups, and
     in either.
     """
-    count = count_partitions(corpus)
-    low, high = ((bound << 64) // count for bound in (partition, partition + 1))
+    low, high = ((bound << 64) // corpus.partitions for bound in (partition, partition + 1))
     read = partial(_read_range, corpus, low=low, high=high)
     rows = load(corpus.place("signatures", 0), "bands").shape[0]
     copies = _equal_texts(corpus, *read(0))

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_core.data.compiled import compiled
-from megatron_core.data.dedup.candidates import count_partitions
 from megatron_core.data.dedup.corpus import Corpus, Numbers, load, save
 
 _DOCUMENTS = 1 << 18  # of the clusters in one part, about
@@ -55,7 +54,7 @@ def join_documents(corpus: Corpus) -> int:
 
 def _pairs(corpus: Corpus) -> tuple[list[Numbers], list[Numbers]]:
     """Pairs of documents with the same words, and of those that are alike."""
-    partitions = range(count_partitions(corpus))
+    partitions = range(corpus.partitions)
     copies = [
         *(load(corpus.place("candidates", partition), "copies") for partition in partitions),
         *(

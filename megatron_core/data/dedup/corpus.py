@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
 
+_PARTITION = 1 << 20  # documents
+
 # What decides which document of a group is kept, and its identity.
 RANK = np.dtype([("score", "<f8"), ("length", "<i8"), ("source", "<u4"), ("row", "<i8")])
 
@@ -36,6 +38,11 @@ class Corpus:
     folder: Path
     shards: tuple[Path, ...]
     sizes: tuple[ShardSize, ...]
+
+    @property
+    def partitions(self) -> int:
+        """Into how many ranges the hashes are cut, each with about a million of a bucket."""
+        return -(-self.documents // _PARTITION)
 
     @cached_property
     def firsts(self) -> Numbers:

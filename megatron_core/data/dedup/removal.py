@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from megatron_core.config import DedupConfig
-from megatron_core.data.dedup.candidates import count_partitions, find_candidates
+from megatron_core.data.dedup.candidates import find_candidates
 from megatron_core.data.dedup.clusters import join_documents
 from megatron_core.data.dedup.corpus import Corpus, load, within
 from megatron_core.data.dedup.signatures import sign_shard
@@ -68,7 +68,7 @@ def remove_duplicates(
     corpus = Corpus(folder, shards, tuple(map_shards(tasks, "signatures", sign, shards)))
     if not corpus.documents:
         raise CorpusError(f"{documents} holds no documents: its shards are empty")
-    partitions = range(count_partitions(corpus))
+    partitions = range(corpus.partitions)
     _all(tasks.map("candidates", partial(find_candidates, corpus=corpus), partitions))
     keep = partial(keep_texts, corpus=corpus, config=config)
     _all(map_shards(tasks, "texts", keep, shards))

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_core.config import DedupConfig
-from megatron_core.data.dedup.candidates import count_partitions
 from megatron_core.data.dedup.corpus import Corpus, Numbers, load, save, within
 from megatron_core.data.documents import Document
 from megatron_core.data.words import Words
@@ -42,7 +41,7 @@ def _wanted(shard: int, corpus: Corpus, name: str) -> Numbers:
     first, end = corpus.firsts[shard : shard + 2]
     found = [
         within(load(corpus.place("candidates", partition), name), first, end)
-        for partition in range(count_partitions(corpus))
+        for partition in range(corpus.partitions)
     ]
     return np.unique(np.concatenate(found))
 
