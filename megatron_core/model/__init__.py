@@ -10,7 +10,7 @@ from megatron_core.model.parameters import (
     load_parameters,
     parameter_shards,
 )
-from megatron_core.model.place import Draw, GradientLeaf, Place, Share
+from megatron_core.model.place import Draw, GradientLeaf, Place, SequenceAttention, Share
 
 __all__ = [
     "Classifier",
@@ -21,6 +21,7 @@ __all__ = [
     "LanguageModel",
     "ParameterShard",
     "Place",
+    "SequenceAttention",
     "Share",
     "initialize",
     "load_parameters",

@@ -23,9 +23,9 @@ from megatron_core.model.place import GradientLeaf, Place, Share
 class Attention(nn.Module):
     """Self-attention with grouped key and value heads, and rotary positions if there are tables."""
 
-    def __init__(self, config: ModelConfig, share: Share) -> None:
+    def __init__(self, config: ModelConfig, share: Share, layer: int) -> None:
         super().__init__()
-        self.share, self.size = share, config.head_size
+        self.share, self.layer, self.size = share, layer, config.head_size
         self.causal, self.window = config.kind == "decoder", config.window
         width, narrow = config.heads * self.size, config.kv_heads * self.size
         bias, span = config.attention_bias, share.tensor
@@ -55,8 +55,8 @@ class Attention(nn.Module):
         """
         span = self.share.tensor
         # For each shard, of each chunk: its heads' queries, keys and values.
-        projected = zip(*map(self._project, chunks, places), strict=True)
-        mixed = [self._mix(shard, tables, seen) for shard in projected]
+        projected = zip(span.local, *map(self._project, chunks, places), strict=True)
+        mixed = [self._mix(n, shard, places, tables, seen) for n, *shard in projected]
         return [
             rows(parts, self.output, span, place.leaf)
             for parts, place in zip(zip(*mixed, strict=True), places, strict=True)
@@ -75,13 +75,17 @@ class Attention(nn.Module):
         return list(zip(queries, keys, values, strict=True))
 
     def _mix(
-        self, shard: Sequence[tuple[Tensor, ...]], tables: Sequence[Tensor], seen: Sequence[Tensor]
-    ) -> list[Tensor]:
+        self, number: int, shard: Sequence[tuple[Tensor, ...]], places: Sequence[Place],
+        tables: Sequence[Tensor], seen: Sequence[Tensor],
+    ) -> list[Tensor]:  # fmt: skip
         """Attention of one shard's heads: ``[s, b, heads · size]`` of each local chunk."""
         queries, keys, values = (list(kind) for kind in zip(*shard, strict=True))
         if tables:
             queries = [apply_rotary(x, table) for x, table in zip(queries, tables, strict=True)]
             keys = [apply_rotary(x, table) for x, table in zip(keys, tables, strict=True)]
+        if (own := places[0].attention) is not None:
+            mixed = own.attend(self.layer, number, *queries, *keys, *values)
+            return [mixed.flatten(2)]
         context = self.share.context
         masks: Sequence[Tensor | None] = seen or [None] * len(queries)
         read = zip(
@@ -141,7 +145,7 @@ class Block(nn.Module):
         self.share, self.layer, self.rate = share, layer, config.dropout
         self.norm_place = config.norm_place
         self.attention_norm = Norm(config)
-        self.attention = Attention(config, share)
+        self.attention = Attention(config, share, layer)
         self.ffn_norm = Norm(config)
         self.ffn = FeedForward(config, share) if config.experts is None else Experts(config, share)
 

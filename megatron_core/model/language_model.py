@@ -81,7 +81,7 @@ class LanguageModel(nn.Module):
         seen = [
             p.documents.seen(p.chunk * size, size, causal=causal, window=window)
             for p in places
-            if p.documents is not None
+            if p.documents is not None and p.attention is None
         ]
         for block in self.layers.values():
             if self.share.recompute == "full":

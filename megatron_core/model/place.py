@@ -30,6 +30,18 @@ class GradientLeaf(Protocol):
         ...
 
 
+class SequenceAttention(Protocol):
+    """Attention over sequences of any lengths that follow one another in the row of tokens.
+
+    Where a place has one, it takes the place of attention over the row: for scoring and
+    generation, whose sequences are not of one length, and which keep what earlier tokens gave.
+    """
+
+    def attend(self, layer: int, shard: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As ``kernels.attention`` for one tensor shard of a layer: ``[n, 1, heads, size]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Draw:
     """What a random draw is a function of, beside its layer, site and piece."""
@@ -51,6 +63,7 @@ class Place:
         predictions: Of each token of the microbatch. The loss is a sum over predictions and later
             divided by their number, so what is summed over tokens must be multiplied by it.
         documents: Of the whole sequences, when those in one do not see each other; None if they do.
+        attention: What mixes the tokens instead of attention over the whole row, if anything.
     """
 
     chunk: int = 0
@@ -59,6 +72,7 @@ class Place:
     scale: float = 1.0
     predictions: float = 1.0
     documents: Documents | None = None
+    attention: SequenceAttention | None = None
 
 
 ALONE = (Place(),)
