@@ -23,10 +23,13 @@ def tokenize(
     times faster for byte pair encoding, `auto` takes it where it is installed and exact. The
     reference encodes a sample of every shard too, and the stage stops at the first difference.
 
+    `vocabulary.json` says which tokens are special and which begin a word, for masked training.
+
     The shards are tasks: neither their number nor that of the workers changes a byte.
     """
     from megatron_core.data.tokenization import tokenize_documents
     from megatron_core.data.tokenizer import Tokenizer
+    from megatron_core.data.vocabulary import Vocabulary
 
     with stage_run(
         "tokenize",
@@ -44,6 +47,7 @@ def tokenize(
             run.recipe.tokenize,
             run.tasks,
         )
+        Vocabulary.of_tokenizer(run.input("tokenizer")).write(run.output)
         totals = {
             split: {
                 name: sum(source[name] for source in sources.values())

@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer as Backend
 
+from megatron_core.data.tokenizer.folder import (
+    TOKENIZER,
+    open_backend,
+    read_config,
+    read_roles,
+    read_text,
+)
 from megatron_core.errors import CorpusError
 from megatron_core.files import write_json
 
-# Roles of special tokens, as in a tokenizer_config.json, where they end in ``_token``.
-_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _FILE = "vocabulary.json"
 
 
@@ -88,37 +92,20 @@ class Vocabulary:
         Raises:
             CorpusError: the folder holds no readable tokenizer.
         """
-        try:
-            text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            ids = Backend.from_str(text).get_vocab(with_added_tokens=True)
-        except FileNotFoundError as error:
-            advice = "run `reforge tokenizer` again"
-            raise CorpusError(f"{error.filename} does not exist: {advice}") from error
-        except Exception as error:  # The tokenizers library raises bare Exception.
-            raise CorpusError(f"{folder} is no readable tokenizer ({error})") from error
-        model = json.loads(text)
-        special = _special(config, ids)
-        controls = {token["id"] for token in model.get("added_tokens", []) if token["special"]}
-        begins = np.zeros(max(ids.values()) + 1, dtype=bool)
+        backend = open_backend(folder)
+        ids = backend.get_vocab(with_added_tokens=True)
+        roles = read_roles(read_config(folder))
+        special = {role: ids[token] for role, token in roles.items() if token in ids}
+        added = backend.get_added_tokens_decoder()
+        controls = {*special.values(), *(n for n, token in added.items() if token.special)}
+        model = json.loads(read_text(folder / TOKENIZER))["model"]
+        begins = np.zeros(max(len(ids), max(ids.values()) + 1), dtype=bool)
         for token, number in ids.items():
             begins[number] = number in controls or _begins_word(token, model, ids)
-        begins[list(special.values())] = True
         return cls(len(begins), special, begins)
 
 
-def _special(config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
-    found = {}
-    for role in _ROLES:
-        stored = config.get(f"{role}_token")
-        token = str(stored["content"] if isinstance(stored, dict) else stored)
-        if token in ids:
-            found[role] = ids[token]
-    return found
-
-
-def _begins_word(token: str, tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> bool:
-    model = tokenizer["model"]
+def _begins_word(token: str, model: Mapping[str, Any], ids: Mapping[str, int]) -> bool:
     if model["type"] == "WordPiece":
         return not token.startswith(model["continuing_subword_prefix"])
     # The bytes of space, line feed, tabulator and carriage return in the byte-level alphabet.

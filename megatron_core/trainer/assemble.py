@@ -20,7 +20,6 @@ from megatron_core.parallel.mesh import Mesh
 from megatron_core.trainer.classification import ClassificationObjective, Examples
 from megatron_core.trainer.language import LanguageObjective, MaskedObjective
 from megatron_core.trainer.loop import Trainer
-from megatron_core.trainer.objective import Objective
 from megatron_core.trainer.run import TrainingRun
 
 
@@ -38,7 +37,7 @@ def pretraining(
     run = TrainingRun.of(
         folder, "pretrain", recipe=config.identity(), inputs=inputs, model=description
     )
-    objective = _prediction(config, config.model, tokens, folder)
+    objective = prediction_objective(config, config.model, tokens, folder)
     return Trainer(Engine(build, config, mesh, model=config.model), objective, run=run)
 
 
@@ -49,7 +48,7 @@ def continued_pretraining(
     """The decoder of checkpoint ``start``, trained on with a fresh optimizer."""
     checkpoint = read_checkpoint(start)
     model_config = ModelConfig.model_validate(checkpoint.model["config"])
-    objective = _prediction(config, model_config, tokens, folder)
+    objective = prediction_objective(config, model_config, tokens, folder)
     weights = StoredWeights(start)
 
     def build(share: Share) -> LanguageModel:
@@ -102,10 +101,21 @@ def describe(config: ModelConfig) -> dict[str, object]:
     return {"kind": config.kind, "config": config.model_dump(mode="json")}
 
 
-def _prediction(
+def prediction_objective(
     config: PredictionConfig, model: ModelConfig, tokens: Path, folder: Path
-) -> Objective:
-    """What the kind of the model is trained to predict, of tokens that are those recorded."""
+) -> LanguageObjective:
+    """What the kind of the model is trained to predict, and in which order.
+
+    Args:
+        config: Of the training.
+        model: Its architecture.
+        tokens: The artifact of stage tokenize; its files must be those recorded.
+        folder: Of the runs, where indices and hashes are kept.
+
+    Raises:
+        IntegrityError: a file of tokens was changed.
+        CorpusError: a source is missing, or fills no sequence.
+    """
     indices = folder / "data"
     verify_tokens(tokens, Stamps(indices / "stamps.json"))
     if model.kind == "decoder":

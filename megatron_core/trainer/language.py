@@ -77,8 +77,12 @@ class LanguageObjective:
     ) -> tuple[Tensor, Tensor]:
         return read_spans(streams, spans, self.length + self.shared, self.frame)
 
+    def locate(self, sample: int) -> list[DocumentSpan]:
+        """Which tokens of which documents global sample number ``sample``, from 0, is made of."""
+        return self.order.locate(sample)
+
     def read(self, samples: Sequence[int]) -> Batch:
-        read = self._read(self.streams, [self.order.locate(k) for k in samples])
+        read = self._read(self.streams, [self.locate(k) for k in samples])
         return self._batch(*read, samples)
 
     def heldout(self, microbatch: int, multiple: int) -> list[Callable[[], Batch]]:

@@ -10,6 +10,7 @@ import pytest
 from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.indexed import IndexedDataset
 from megatron_core.data.tokenizer import Tokenizer
+from megatron_core.data.vocabulary import Vocabulary
 from megatron_core.errors import ReforgeError
 from megatron_core.identity import manifest_path, read_manifest, verify_files
 from stages.run import stage_run
@@ -45,6 +46,9 @@ def test_from_documents_to_datasets(project: Path) -> None:
     assert [trained.decode(one) for one in dataset] == [
         TEXT.format(row) + "<|endoftext|>" for row in range(40, 45)
     ]
+    vocabulary = Vocabulary.read(project / "artifacts/tokenize")
+    assert vocabulary.size == 300
+    assert 20 < vocabulary.begins_word.sum() < 200
     for stage in ("tokenizer", "tokenize"):
         artifact = project / "artifacts" / stage
         manifest = read_manifest(manifest_path(artifact))

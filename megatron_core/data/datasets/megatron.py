@@ -22,9 +22,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from megatron_core.data.compiled import compiled
 from megatron_core.data.datasets.fingerprints import Arrays, IndexCache
 from megatron_core.data.datasets.order import require_sources
 from megatron_core.data.datasets.spans import DocumentSpan
@@ -178,7 +178,7 @@ def sample_index(
     return index
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _fill_sample_index(lengths: Any, document: Any, length: int, index: Any) -> None:
     row, start = 1, 0  # row 0 is the first document's first token, also when it has none
     for place in range(len(document)):
@@ -207,7 +207,7 @@ def blend_indices(weights: list[float], samples: int) -> Arrays:
     return {"source": source, "sample": sample}
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _fill_blend(weights: Any, source: Any, sample: Any) -> None:
     given = np.zeros(len(weights), dtype=np.int64)
     for i in range(len(source)):

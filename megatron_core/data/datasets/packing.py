@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from megatron_core.data.compiled import compiled
 from megatron_core.data.datasets.fingerprints import Arrays, IndexCache
 from megatron_core.data.datasets.spans import DocumentSpan
 from megatron_core.data.indexed import IndexedDataset, idx_path
@@ -114,7 +114,7 @@ def best_fit(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
     return bins
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _place(sizes: Any, capacity: int) -> Any:
     """Bins of items in their order: logarithmic in ``capacity`` for each item.
 
@@ -146,7 +146,7 @@ def _place(sizes: Any, capacity: int) -> Any:
     return bins
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _least_room(below: Any, leaves: int, size: int) -> int:
     """The smallest room of at least ``size`` that a bin has; -1 when none has."""
     node = leaves + size
@@ -164,7 +164,7 @@ def _least_room(below: Any, leaves: int, size: int) -> int:
     return node - leaves
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _count(below: Any, node: int, change: int) -> None:
     while node > 0:
         below[node] += change

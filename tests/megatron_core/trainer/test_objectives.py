@@ -118,16 +118,20 @@ def test_next_tokens_are_those_of_the_document(changes: dict[str, Any], tokens: 
     assert bool(padding) == (reset or changes["packing"] == "best_fit")
 
 
-@pytest.mark.parametrize("changes", PACKINGS, ids=lambda c: "-".join(map(str, c.values())))
-@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "framed"),
+    [
+        *((changes, False) for changes in PACKINGS),
+        *((PACKINGS[i], True) for i in (0, 2, 3)),  # the recipe refuses the other
+    ],
+    ids=str,
+)
 def test_masked_sequences_are_framed_and_padding_is_not_seen(
     changes: dict[str, Any], framed: bool, tokens: Path, tmp_path: Path
 ) -> None:
     masking = MaskingConfig(whole_words=True, framed=framed, masked=1.0, random=0.0)
     config = CONFIG.model_copy(update={**changes, "masking": masking})
     reset, packed = changes["reset_at_documents"], changes["packing"] == "best_fit"
-    if framed and reset and not packed:
-        pytest.skip("the recipe refuses it")
     objective = MaskedObjective(vocabulary_of(tokens, tmp_path), config, vocabulary=64)
     batch = objective.read(SAMPLES)
     for row, sample in enumerate(SAMPLES):
