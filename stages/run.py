@@ -107,6 +107,14 @@ class StageRun:
         console.print(table)
 
 
+def _forget_tasks(output: Path) -> None:
+    """Delete what the tasks remember, and what they left for each other beside it."""
+    done, gone = output / _DONE_TASKS, output.with_name(f"{output.stem}.tasks.partial")
+    if done.exists():
+        done.rename(gone)  # at once: a kill amid the deletion must leave all of it or nothing
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -164,7 +172,7 @@ def stage_run(
     with folder as output:
         run = StageRun(name, recipe, output, opened, chosen)
         yield run
-        shutil.rmtree(output / _DONE_TASKS, ignore_errors=True)
+        _forget_tasks(output)
         manifest = Manifest.of(
             output,
             stage=name,
