@@ -14,6 +14,7 @@ from megatron_core.config.corpus import (
     TrainedTokenizer,
     WordPiece,
 )
+from megatron_core.config.evaluate import EvaluateConfig, GenerationConfig, SamplingConfig
 from megatron_core.config.execution import (
     ExecutionConfig,
     LocalExecution,
@@ -29,8 +30,6 @@ from megatron_core.config.recipe import STAGES, Recipe, training_runs
 from megatron_core.config.results import (
     AuditConfig,
     ConvertConfig,
-    EvaluateConfig,
-    GenerationConfig,
     ReportConfig,
 )
 from megatron_core.config.section import Section
@@ -75,6 +74,7 @@ __all__ = [
     "RayExecution",
     "Recipe",
     "ReportConfig",
+    "SamplingConfig",
     "Section",
     "SentencePieceBpe",
     "SentencePieceUnigram",

@@ -18,12 +18,13 @@ from megatron_core.config.corpus import (
     TokenizeConfig,
     TokenizerConfig,
 )
+from megatron_core.config.evaluate import EvaluateConfig
 from megatron_core.config.execution import ExecutionConfig, LocalExecution
 from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
 from megatron_core.config.model import ModelConfig
 from megatron_core.config.prediction import MaskingConfig, PredictionConfig
 from megatron_core.config.pretrain import PretrainConfig
-from megatron_core.config.results import AuditConfig, ConvertConfig, EvaluateConfig, ReportConfig
+from megatron_core.config.results import AuditConfig, ConvertConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
 

@@ -1,0 +1,57 @@
+"""The sections ``evaluate`` and, within it, the sample generations."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from megatron_core.config.section import Section
+
+
+class SamplingConfig(Section):
+    """How a text is continued."""
+
+    tokens: int = Field(48, ge=1, description="Longest continuation")
+    temperature: float = Field(0.7, ge=0, description="0 takes the likeliest token")
+    top_k: int | None = Field(None, ge=1, description="Likeliest tokens to draw from; null is all")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Draw from the likeliest that together reach it; null is all"
+    )
+    stop: list[str] = Field(
+        default_factory=list, description="Texts before which a continuation ends"
+    )
+    seed: int = Field(1, ge=0, description="Of the draws")
+
+
+class GenerationConfig(SamplingConfig):
+    """The sample generations of the report."""
+
+    prompts: list[str] = Field(
+        default_factory=lambda: ["The history of", "Type 2 diabetes mellitus", "An abnormality of"],
+        description="Beginnings to continue",
+    )
+    slots: int = Field(8, ge=1, description="Prompts continued at a time; can change bits")
+
+
+class EvaluateConfig(Section):
+    """Score the models with lm-eval on local tasks made from held-out documents."""
+
+    documents_per_source: int = Field(
+        60, ge=1, description="Held-out documents scored for perplexity, of each source"
+    )
+    max_characters: int = Field(
+        4000, ge=100, description="Longer documents are cut for perplexity, after a whole word"
+    )
+    context: int | None = Field(
+        None, ge=8, description="Tokens a model sees at most; null is pretrain.sequence_length"
+    )
+    questions: int = Field(200, ge=1, description="Multiple-choice questions on definitions")
+    question_source: str | None = Field(
+        None, description="Ingested source of kind hpo; null asks no questions"
+    )
+    choices: int = Field(4, ge=2, description="Answers to choose from")
+    batch_size: int = Field(8, ge=1, description="Requests scored together")
+    threads: int = Field(1, ge=1, description="CPU threads; they can change bits")
+    seed: int = Field(1, ge=0, description="Of the choice of documents and distractors")
+    generation: GenerationConfig = Field(
+        default_factory=GenerationConfig, description="Sample generations"
+    )
