@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+
+_SECONDS = 0.1  # between two moves of a bar
 
 
 def progress_bar(*columns: str, shown: bool = True) -> Progress:
@@ -35,5 +38,16 @@ def progress_bar(*columns: str, shown: bool = True) -> Progress:
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield ``items`` under a bar; ``total`` is needed when they have no length."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     with progress_bar() as bar:
-        yield from bar.track(items, description=description, total=total)
+        task = bar.add_task(description, total=total)
+        done, shown = 0, time.monotonic()
+        for item in items:
+            yield item
+            done += 1
+            # To move the bar takes far longer than to read a document.
+            if (now := time.monotonic()) - shown > _SECONDS:
+                bar.update(task, completed=done)
+                shown = now
+        bar.update(task, completed=done)

@@ -21,5 +21,8 @@ class IngestConfig(Section):
         None, ge=1, description="Documents kept of each source; null keeps all"
     )
     max_broken: int = Field(
-        0, ge=0, description="Records that may be unreadable before the stage stops"
+        0, ge=0, description="Records and files that may be unreadable before the stage stops"
+    )
+    max_broken_share: float = Field(
+        0.0, ge=0, lt=1, description="The same as a share of all records; the larger one counts"
     )

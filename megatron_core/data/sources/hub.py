@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from megatron_core.config.corpus.sources import HubDataset
-from megatron_core.data.sources.source import Broken, Record
+from megatron_core.data.sources.source import Broken, Record, RecordReader, Unreadable, named
 from megatron_core.errors import CorpusError
 
 
@@ -14,6 +14,7 @@ class HubRows:
 
     def __init__(self, config: HubDataset) -> None:
         self._config = config
+        self._reader = RecordReader(config)
 
     def __iter__(self) -> Iterator[Record | Broken]:
         """Stream the split; ``line`` of a broken row counts from 1.
@@ -24,7 +25,7 @@ class HubRows:
         """
         from datasets import load_dataset  # seconds to import; only this source needs it
 
-        wanted, column = self._config, self._config.text
+        wanted = self._config
         try:
             rows = load_dataset(
                 wanted.name,
@@ -34,17 +35,15 @@ class HubRows:
                 streaming=True,
             )
             for line, row in enumerate(rows, start=1):
-                if column not in row:
+                if wanted.text not in row:
                     raise CorpusError(
-                        f"the dataset {wanted.name} has no column `{column}`; "
-                        f"its columns are: {', '.join(row)}"
+                        f"the dataset {wanted.name} has no column `{wanted.text}`; "
+                        f"its columns are: {named(row)}"
                     )
-                text = row[column]
-                if isinstance(text, str):
-                    yield Record(text)
-                else:
-                    kind = type(text).__name__
-                    yield Broken(wanted.name, line, f"`{column}` is a {kind}, not a string")
+                try:
+                    yield self._reader.read(row, None)
+                except Unreadable as error:
+                    yield Broken(wanted.name.rpartition("/")[2], line, str(error))
         except CorpusError:
             raise
         except Exception as error:  # the library raises what its many backends raise

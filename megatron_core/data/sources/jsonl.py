@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import orjson
-import zstandard
 
 from megatron_core.config.corpus.sources import Jsonl
-from megatron_core.data.sources.files import matching_files
-from megatron_core.data.sources.source import Broken, Record
-from megatron_core.errors import CorpusError
-
-SUFFIXES = tuple(
-    f"{name}{packed}" for name in (".jsonl", ".json") for packed in ("", ".gz", ".zst")
+from megatron_core.data.sources.files import SourceFile, read_files
+from megatron_core.data.sources.reading import (
+    BYTE_ORDER_MARK,
+    PACKED,
+    Oversized,
+    open_buffered,
+    read_lines,
 )
-_CHUNK = 1 << 20  # bytes read at a time
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from megatron_core.data.sources.source import Broken, Record, RecordReader, Unreadable
+
+SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".json") for packed in PACKED)
 
 
 class JsonLines:
@@ -27,69 +25,34 @@ class JsonLines:
 
     def __init__(self, config: Jsonl) -> None:
         self._config = config
+        self._reader = RecordReader(config)
 
     def __iter__(self) -> Iterator[Record | Broken]:
         """Read every file in order.
 
         Raises:
-            CorpusError: no file matches, or one cannot be read or decompressed.
+            CorpusError: no file matches.
         """
-        for path in matching_files(self._config.path, SUFFIXES):
-            for number, line in enumerate(_lines(path), start=1):
-                line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-                if not line.isspace() and line:
-                    yield self._record(path, number, line)
+        return read_files(self._config.path, SUFFIXES, self._records)
 
-    def _record(self, path: Path, number: int, line: bytes) -> Record | Broken:
-        key = self._config.text
+    def _records(self, file: SourceFile) -> Iterator[Record | Broken]:
+        limit = self._config.max_bytes
+        with open_buffered(file.path) as stream:
+            for number, line in enumerate(read_lines(stream, limit), start=1):
+                if isinstance(line, Oversized):
+                    yield Broken(file.name, number, line.reason(limit))
+                    continue
+                line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+                if line and not line.isspace():
+                    yield self._record(file.name, number, line)
+
+    def _record(self, name: str, number: int, line: bytes) -> Record | Broken:
         try:
             value = orjson.loads(line)
+            if not isinstance(value, dict):
+                raise Unreadable(f"a JSON {type(value).__name__}, not an object")
+            return self._reader.read(value, {"file": name, "line": number})
         except orjson.JSONDecodeError as error:
-            return Broken(str(path), number, f"no valid JSON: {error}")
-        if not isinstance(value, dict):
-            return Broken(str(path), number, f"a JSON {type(value).__name__}, not an object")
-        if key not in value:
-            found = ", ".join(sorted(value)) or "none"
-            return Broken(str(path), number, f"no key `{key}`; the keys are: {found}")
-        text = value[key]
-        if not isinstance(text, str):
-            return Broken(str(path), number, f"`{key}` is a {type(text).__name__}, not a string")
-        return Record(text)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            if path.suffix == ".gz":
-                yield from gzip.GzipFile(fileobj=file)
-            elif path.suffix == ".zst":
-                yield from _split(_decompressed(iter(lambda: file.read(_CHUNK), b"")))
-            else:
-                yield from file
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise CorpusError(f"{path} cannot be read: {error}") from error
-
-
-def _decompressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress one or more frames; unlike the library's reader, refuse a truncated one."""
-    decompressor = zstandard.ZstdDecompressor()
-    frame = None
-    for chunk in chunks:
-        while chunk:
-            frame = frame or decompressor.decompressobj()
-            yield frame.decompress(chunk)
-            chunk = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("the compressed data ends too early")
-
-
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    parts: list[bytes] = []
-    for chunk in chunks:
-        head, *tail = chunk.split(b"\n")
-        parts.append(head)
-        for piece in tail:
-            yield b"".join(parts)
-            parts = [piece]
-    yield b"".join(parts)
+            return Broken(name, number, f"no valid JSON: {error}")
+        except Unreadable as error:
+            return Broken(name, number, str(error))

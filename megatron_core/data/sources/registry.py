@@ -10,6 +10,7 @@ from megatron_core.data.sources.jsonl import JsonLines
 from megatron_core.data.sources.parquet import ParquetFiles
 from megatron_core.data.sources.source import Source
 from megatron_core.data.sources.text import TextFiles
+from megatron_core.data.sources.web import WebPages
 from megatron_core.data.sources.wikipedia import WikipediaArticles
 
 
@@ -31,5 +32,7 @@ def open_source(config: corpus.Source, workers: int = 1) -> Source:
             return ParquetFiles(config)
         case corpus.PlainText():
             return TextFiles(config)
+        case corpus.Warc():
+            return WebPages(config, workers)
         case corpus.HubDataset():
             return HubRows(config)

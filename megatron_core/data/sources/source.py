@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from megatron_core.config.corpus.sources import Records
 from megatron_core.errors import CorpusError, MissingExtraError
 
+_SHOWN_KEYS, _SHOWN_CHARACTERS = 20, 40
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)  # frozen, one would take five times as long to make
 class Record:
-    """One text of a source."""
+    """One text of a source.
+
+    Of ``metadata``, ``origin`` says where in the source's files it stands, as ``{"file", "line"}``,
+    and ``record`` is an id of its own that no other record of the source has.
+    """
 
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -21,7 +29,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A record that cannot be read: the file it stands in, its line (from 1) and why."""
+    """A record or the rest of a file that cannot be read.
+
+    ``file`` is relative to the source's path; ``line`` counts from 1, None for the file.
+    """
 
     file: str
     line: int | None
@@ -30,6 +41,10 @@ class Broken:
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.reason}"
+
+
+class Unreadable(Exception):
+    """Why a record or a file is broken."""
 
 
 class Source(Protocol):
@@ -41,6 +56,46 @@ class Source(Protocol):
         Raises:
             CorpusError: the source is missing or unreadable as a whole.
         """
+
+
+class RecordReader:
+    """Named values into records, as the recipe says."""
+
+    def __init__(self, config: Records) -> None:
+        self._text, self._metadata, self._id = config.text, config.metadata, config.id
+
+    def read(self, values: Mapping[str, Any], origin: dict[str, Any] | None) -> Record:
+        """The record of ``values``, of which None counts as absent.
+
+        Raises:
+            Unreadable: there is no text, or no id where one is asked for.
+        """
+        text = values.get(self._text)
+        if not isinstance(text, str):
+            raise Unreadable(_misfit(values, self._text, "a string"))
+        metadata = {key: values[key] for key in self._metadata if values.get(key) is not None}
+        if origin is not None:
+            metadata["origin"] = origin
+        if self._id is not None:
+            metadata["record"] = values.get(self._id)
+            if not isinstance(metadata["record"], str | int):
+                raise Unreadable(_misfit(values, self._id, "a string or number"))
+        return Record(text, metadata)
+
+
+def named(keys: Mapping[str, Any] | list[str]) -> str:
+    """``keys`` for a message: sorted, and not more of them than can be read."""
+    shown = [key[:_SHOWN_CHARACTERS] for key in islice(sorted(keys), _SHOWN_KEYS)]
+    return ", ".join(shown) + ("" if len(keys) <= _SHOWN_KEYS else ", …") or "none"
+
+
+def _misfit(values: Mapping[str, Any], key: str, wanted: str) -> str:
+    if key not in values:
+        return f"no key `{key}`; the keys are: {named(values)}"
+    value = values[key]
+    if isinstance(value, UnicodeDecodeError):
+        return f"`{key}` is no valid UTF-8: {value.reason}"
+    return f"`{key}` is a {type(value).__name__}, not {wanted}"
 
 
 def package_file(package: str, *patterns: str) -> Path:

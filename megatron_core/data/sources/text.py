@@ -5,34 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from megatron_core.config.corpus.sources import PlainText
-from megatron_core.data.sources.files import matching_files
+from megatron_core.data.sources.files import SourceFile, read_files
+from megatron_core.data.sources.reading import PACKED, Oversized, open_buffered, read_pieces
 from megatron_core.data.sources.source import Broken, Record
-from megatron_core.errors import CorpusError
 
-SUFFIXES = (".txt", ".text", ".md")
+SUFFIXES = tuple(f"{name}{packed}" for name in (".txt", ".text", ".md") for packed in PACKED)
 
 
 class TextFiles:
-    """A record per UTF-8 file, or per piece between separators that is not blank."""
+    """A record per UTF-8 file, or per piece between separators, that is not blank.
+
+    Lines end with a newline in a record, whatever they end with in the file.
+    """
 
     def __init__(self, config: PlainText) -> None:
         self._config = config
 
     def __iter__(self) -> Iterator[Record | Broken]:
-        """Read every file in order.
+        """Read every file in order; a record's line is the one it starts in.
 
         Raises:
-            CorpusError: no file matches or one cannot be read.
+            CorpusError: no file matches.
         """
-        separator = self._config.separator
-        for path in matching_files(self._config.path, SUFFIXES):
-            try:
-                text = path.read_text(encoding="utf-8-sig")
-            except UnicodeDecodeError as error:
-                yield Broken(str(path), None, f"no valid UTF-8 at byte {error.start}")
-                continue
-            except OSError as error:
-                raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
-            for piece in text.split(separator) if separator else [text]:
-                if piece.strip():
-                    yield Record(piece)
+        return read_files(self._config.path, SUFFIXES, self._records)
+
+    def _records(self, file: SourceFile) -> Iterator[Record | Broken]:
+        limit = self._config.max_bytes
+        separator = (self._config.separator or "").encode()
+        with open_buffered(file.path) as stream:
+            for line, piece in read_pieces(stream, separator, limit):
+                if isinstance(piece, Oversized):
+                    yield Broken(file.name, line, piece.reason(limit))
+                elif not piece.isspace() and piece:
+                    yield _record(file.name, line, piece)
+
+
+def _record(name: str, line: int, piece: bytes) -> Record | Broken:
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError as error:
+        line += piece.count(b"\n", 0, error.start)
+        return Broken(name, line, f"no valid UTF-8 ({error.reason})")
+    return Record(text, {"origin": {"file": name, "line": line}})
