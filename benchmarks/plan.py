@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from benchmarks.tables import write_table
 from megatron_core.config import PretrainConfig
+from megatron_core.config.presets import read_model
 from megatron_core.parallel.layout import Layout
-from megatron_core.planning.architecture import Architecture
 from megatron_core.planning.flops import published_step_flops
 from megatron_core.planning.hardware import Hardware
 from megatron_core.planning.job import Job
@@ -57,13 +57,13 @@ class Published:
             stages=self.stages,
             schedule="interleaved" if self.stages > 1 else "1f1b",
         )
-        a = read_preset(Architecture, "models", self.model)
+        a = read_model(self.model)
         return Job(a, layout, SEQUENCE, self.batch, self.microbatch, recompute="full", dropout=0.1)
 
     @property
     def flops(self) -> float:
         """Of a step on each GPU, as published TFLOP/s count them."""
-        return published_step_flops(self.job.architecture, self.batch, SEQUENCE) / self.gpus
+        return published_step_flops(self.job.model, self.batch, SEQUENCE) / self.gpus
 
     @property
     def step(self) -> float:
@@ -104,7 +104,7 @@ def times() -> None:
         rows.append(
             [
                 run.model,
-                f"{parameters(job.architecture) / 1e9:.1f} / {run.billions}",
+                f"{parameters(job.model) / 1e9:.1f} / {run.billions}",
                 f"{job.layout.data}·{run.tensor}·{run.pipeline}"
                 + (f"×{run.stages}" if run.stages > 1 else ""),
                 f"{run.gpus:,}",
@@ -165,7 +165,7 @@ def memories() -> None:
     base = PretrainConfig.model_validate(BASE)
     note = (
         "Planned / measured at the allocator of torch on a CPU, one rank: "
-        f"{parameters(Architecture.of(base.model)):,} weights, microbatches of "
+        f"{parameters(base.model):,} weights, microbatches of "
         f"{base.batch.microbatch} × {base.sequence_length} tokens."
     )
     write_table("plan_memory", "python -m benchmarks.plan", header, rows, note)

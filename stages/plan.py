@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from megatron_core.config import load_recipe
+from megatron_core.config.presets import read_model
 from megatron_core.errors import ConfigError
 from megatron_core.parallel.layout import Layout
-from megatron_core.planning.architecture import Architecture
 from megatron_core.planning.flops import Recompute
 from megatron_core.planning.hardware import Hardware, Precision
 from megatron_core.planning.job import Job
@@ -93,8 +93,8 @@ def _recipe_job(params: Path, overrides: list[str] | None, layout: Layout) -> Jo
 
 def _model_job(model: str, layout: Layout) -> Job:
     """A published model in bf16 on a grid of the layout's degrees."""
-    architecture = read_preset(Architecture, "models", model)
-    return Job(architecture, layout, sequence=architecture.positions, batch=1)
+    config = read_model(model)
+    return Job(config, layout, sequence=config.positions, batch=1)
 
 
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from megatron_core.config.presets import model_settings
 from megatron_core.config.recipe import Problem, Recipe, cross_section_problems
 from megatron_core.errors import ConfigError
 
@@ -26,6 +27,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = _read_yaml(path)
     for override in overrides:
         _apply(raw, override)
+    _fill_model(raw)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -94,6 +96,18 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node[last] = yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+
+
+def _fill_model(raw: dict[str, Any]) -> None:
+    """Put the fields of ``pretrain.model.preset`` in place, below those that are given."""
+    pretrain = raw.get("pretrain")
+    model = pretrain.get("model") if isinstance(pretrain, dict) else None
+    if isinstance(pretrain, dict) and isinstance(model, dict) and "preset" in model:
+        given = {key: value for key, value in model.items() if key != "preset"}
+        try:
+            pretrain["model"] = model_settings(str(model["preset"])) | given
+        except ConfigError as error:
+            raise ConfigError(f"pretrain.model.preset: {error}") from error
 
 
 def _explain(details: ErrorDetails, raw: Mapping[str, Any]) -> Problem:

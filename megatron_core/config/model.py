@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from megatron_core.config.section import Section
 
@@ -44,11 +44,18 @@ class ModelConfig(Section):
     """A transformer: of the Llama type unless its fields say otherwise.
 
     A decoder sees what came before and predicts the next token; an encoder sees the whole window
-    and predicts masked tokens.
+    and predicts masked tokens. In a recipe ``preset`` may name a published model, or a YAML file,
+    whose fields hold where no others are given.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra=lambda schema: schema["properties"].update(
+            preset={"type": "string", "description": "A published model, or a YAML file of one"}
+        )
+    )
+
     kind: Literal["decoder", "encoder"] = Field("decoder", description="What attention sees")
-    vocabulary: int = Field(4096, ge=2, description="Rows of the embedding")
+    vocabulary: int = Field(4096, ge=1, description="Rows of the embedding")
     positions: int = Field(512, ge=8, description="Longest sequence the model is made for")
     layers: int = Field(6, ge=1, description="Blocks")
     hidden: int = Field(192, ge=8, description="Width of the residual stream")
@@ -98,6 +105,21 @@ class ModelConfig(Section):
     def head_size(self) -> int:
         """Width of one head."""
         return self.head_width or self.hidden // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_size
+
+    @property
+    def key_width(self) -> int:
+        """Width of all key heads, and of all value heads."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what came before."""
+        return self.kind == "decoder"
 
     @property
     def gated(self) -> bool:

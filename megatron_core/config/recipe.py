@@ -122,15 +122,24 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def _model_problems(model: ModelConfig) -> Iterator[Problem]:
     path = "pretrain.model"
-    if model.hidden % model.heads:
-        yield Problem(f"{path}.heads", f"must divide hidden = {model.hidden}", model.heads)
-    elif model.head_size % 2:
+    if model.head_width is None and model.hidden % model.heads:
         yield Problem(
-            f"{path}.heads",
-            f"rotary positions need an even head size, not {model.head_size} = hidden / heads",
-            model.heads,
+            f"{path}.heads", f"must divide hidden = {model.hidden}, or give head_width", model.heads
         )
+    elif model.position_embedding == "rotary" and model.head_size % 2:
+        field = "heads" if model.head_width is None else "head_width"
+        yield Problem(
+            f"{path}.{field}",
+            f"rotary positions need an even head size, not {model.head_size}",
+            getattr(model, field),
+        )
+    if model.rope_scaling is not None and model.position_embedding != "rotary":
+        yield Problem(f"{path}.rope_scaling", "is of rotary positions alone")
+    if model.window is not None and model.kind == "encoder":
+        yield Problem(f"{path}.window", "is of decoders alone: an encoder sees all", model.window)
     experts = model.experts
+    if experts is not None and (model.activation != "swiglu" or model.ffn_bias):
+        yield Problem(f"{path}.experts", "need activation: swiglu and ffn_bias: false")
     if experts is not None and experts.chosen > experts.count:
         yield Problem(
             f"{path}.experts.chosen", f"must not exceed count = {experts.count}", experts.chosen

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 from typing import Literal
 
-from megatron_core.planning.architecture import Architecture
+from megatron_core.config import ModelConfig
 
 Recompute = Literal["none", "selective", "full"]
 
 
-def layer_flops(a: Architecture) -> int:
+def layer_flops(a: ModelConfig) -> int:
     """Products with the weights of one block, forward, per token."""
     into = 2 if a.gated else 1
-    attention = a.hidden * (2 * a.query + 2 * a.key)
+    attention = a.hidden * (2 * a.query_width + 2 * a.key_width)
     if a.experts is None:
         return 2 * (attention + (into + 1) * a.hidden * a.ffn)
     experts = a.experts.chosen * (into + 1) * a.hidden * a.experts.ffn
     return 2 * (attention + a.hidden * a.experts.count + experts)
 
 
-def attention_flops(a: Architecture, sequence: int) -> int:
+def attention_flops(a: ModelConfig, sequence: int) -> int:
     """Queries with keys and scores with values in one block, forward, per token.
 
     The whole square counts, as is the convention, though half of it is masked in a decoder.
     """
-    return 4 * sequence * a.query
+    return 4 * sequence * a.query_width
 
 
-def head_flops(a: Architecture) -> int:
+def head_flops(a: ModelConfig) -> int:
     """The logits, forward, per token."""
     return 2 * a.hidden * a.vocabulary
 
 
-def forward_flops(a: Architecture, sequence: int) -> int:
+def forward_flops(a: ModelConfig, sequence: int) -> int:
     """The whole model, forward, per token of a sequence of ``sequence`` tokens."""
     return a.layers * (layer_flops(a) + attention_flops(a, sequence)) + head_flops(a)
 
 
-def step_flops(a: Architecture, sequence: int, recompute: Recompute = "none") -> int:
+def step_flops(a: ModelConfig, sequence: int, recompute: Recompute = "none") -> int:
     """Forward, backward and what is computed again, per token.
 
     The backward pass is two products for each one forward. ``none`` gives the model's FLOPs,
@@ -51,7 +51,7 @@ def step_flops(a: Architecture, sequence: int, recompute: Recompute = "none") ->
     return 3 * forward_flops(a, sequence) + again[recompute]
 
 
-def published_step_flops(a: Architecture, batch: int, sequence: int) -> float:
+def published_step_flops(a: ModelConfig, batch: int, sequence: int) -> float:
     """A step of a GPT with full recompute as Narayanan et al. (2021), equation 3, count it.
 
     ``96 B s l h² (1 + s / 6h + V / 16lh)``: the TFLOP/s that they publish are this over the time

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_core.config import Grid, PretrainConfig
+from megatron_core.config import Grid, ModelConfig, PretrainConfig
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.schedule import Action, pipeline_actions, stage_layers
-from megatron_core.planning.architecture import Architecture
 from megatron_core.planning.flops import Recompute
 from megatron_core.planning.hardware import BYTES, Precision
 
@@ -18,7 +17,7 @@ class Job:
     """One training run on one layout.
 
     Attributes:
-        architecture: The model.
+        model: Its architecture.
         layout: Ranks per dimension.
         grid: Logical shards; by default those of the layout.
         sequence: Tokens per sequence.
@@ -29,7 +28,7 @@ class Job:
         dropout: Share of activations dropped.
     """
 
-    architecture: Architecture
+    model: ModelConfig
     layout: Layout
     sequence: int
     batch: int
@@ -43,7 +42,7 @@ class Job:
     def of(cls, config: PretrainConfig, layout: Layout) -> Job:
         """What ``reforge pretrain`` would run."""
         return cls(
-            architecture=Architecture.of(config.model),
+            model=config.model,
             layout=layout,
             sequence=config.sequence_length,
             batch=config.batch.sequences,
@@ -97,7 +96,7 @@ class Job:
     @property
     def stages(self) -> list[range]:
         """The layers of each virtual stage."""
-        return stage_layers(self.architecture.layers, self.layout.pipeline * self.layout.stages)
+        return stage_layers(self.model.layers, self.layout.pipeline * self.layout.stages)
 
     def actions(self) -> list[list[Action]]:
         """The order of each pipeline rank's work."""
@@ -116,7 +115,7 @@ def problems(job: Job) -> list[str]:
 
 
 def _problems(job: Job) -> Iterator[str]:
-    a, layout = job.architecture, job.layout
+    a, layout = job.model, job.layout
     stages = layout.pipeline * layout.stages
     if a.layers < stages:
         yield (

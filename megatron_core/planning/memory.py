@@ -91,7 +91,7 @@ class StageWeights:
 
 def stage_weights(job: Job, stages: range) -> StageWeights:
     """The weights of the virtual ``stages`` that one rank has."""
-    a, none = job.architecture, Weights()
+    a, none = job.model, Weights()
     layers = layer_weights(a) * sum(len(job.stages[stage]) for stage in stages)
     embedding = embedding_weights(a) if 0 in stages else none
     last = len(job.stages) - 1 in stages
@@ -106,8 +106,8 @@ def stage_weights(job: Job, stages: range) -> StageWeights:
 
 def _angles(job: Job) -> int:
     """The table of rotary positions, fp32."""
-    a = job.architecture
-    return 0 if a.learned_positions else 8 * a.positions * a.head_size
+    a = job.model
+    return 0 if (a.position_embedding == "learned") else 8 * a.positions * a.head_size
 
 
 def _local(job: Job, weights: Weights) -> int:
@@ -167,7 +167,7 @@ def saved(job: Job, stage: int) -> float:
     first, last = stage == 0, stage == len(job.stages) - 1
     layers = len(job.stages[stage])
     total = layers * (_block_input(job) if job.recompute == "full" else _block(job))
-    residual = job.chunks * job.tokens * job.width * job.architecture.hidden / job.layout.tensor
+    residual = job.chunks * job.tokens * job.width * job.model.hidden / job.layout.tensor
     total += residual * ((not first) + (not last))  # what was received and what was sent
     if first:
         total += 8 * job.chunks * job.tokens  # the tokens themselves
@@ -177,18 +177,18 @@ def saved(job: Job, stage: int) -> float:
 
 
 def _block_input(job: Job) -> float:
-    return job.chunks * job.tokens * job.width * job.architecture.hidden / job.layout.tensor
+    return job.chunks * job.tokens * job.width * job.model.hidden / job.layout.tensor
 
 
 def _norm(job: Job) -> float:
     """The input in fp32, its scale, the normalized input and the output, of one chunk."""
-    hidden = job.architecture.hidden
+    hidden = job.model.hidden
     return job.tokens / job.layout.tensor * (4 * hidden + 4 + 2 * job.width * hidden)
 
 
 def _block(job: Job) -> float:
     """One block, all local chunks."""
-    a = job.architecture
+    a = job.model
     each = 2 * _norm(job) + _feed_forward(job)
     if job.dropout:
         each += 2 * job.tokens * a.hidden / job.layout.tensor  # a byte per mask
@@ -200,7 +200,7 @@ def _feed_forward(job: Job) -> float:
 
     Experts keep also their rows, before and after, and what the router chose.
     """
-    a, tensor = job.architecture, job.layout.tensor
+    a, tensor = job.model, job.layout.tensor
     inner = 4 if a.gated else 2
     if a.experts is None:
         return inner * job.width * job.tokens * a.ffn / tensor
@@ -214,19 +214,19 @@ def _attention(job: Job) -> float:
 
     Keys and values are those that a chunk's queries see, repeated for each query head of a group.
     """
-    a, tensor = job.architecture, job.layout.tensor
+    a, tensor = job.model, job.layout.tensor
     length = job.tokens // job.microbatch
     tables = 0 if job.width == 4 else 4 * length * a.head_size * job.shards
-    fixed = job.tokens * job.width * 2 * a.query / tensor + job.width * tables
+    fixed = job.tokens * job.width * 2 * a.query_width / tensor + job.width * tables
     chunks = visible_chunks(job)
-    whole = 2 * job.tokens * job.context * job.width * a.key / tensor
+    whole = 2 * job.tokens * job.context * job.width * a.key_width / tensor
     if job.recompute == "selective":
         return job.chunks * fixed + whole
     fixed += 4 * job.tokens * a.heads / tensor
     if a.heads == a.kv_heads:
         keys = whole
     else:
-        keys = sum(2 * job.tokens * seen * job.width * a.query / tensor for seen in chunks)
+        keys = sum(2 * job.tokens * seen * job.width * a.query_width / tensor for seen in chunks)
     masks = 0.0
     if a.causal and job.context > 1:
         masks = sum(length * length * seen * job.width * job.shards for seen in chunks if seen > 1)
@@ -236,7 +236,7 @@ def _attention(job: Job) -> float:
 def visible_chunks(job: Job) -> list[int]:
     """How many chunks of keys each local chunk sees, on the rank that sees most."""
     ranks = job.layout.context
-    if not job.architecture.causal:
+    if not job.model.causal:
         return [job.context] * job.chunks
     spans = [ContextSpan(job.context, ranks, rank).chunks for rank in range(ranks)]
     return max(([chunk + 1 for chunk in chunks] for chunks in spans), key=sum)
@@ -244,7 +244,7 @@ def visible_chunks(job: Job) -> list[int]:
 
 def _head(job: Job) -> float:
     """The final norm, and what the cross-entropy keeps of the logits, all local chunks."""
-    logits = job.tokens * job.architecture.vocabulary / job.layout.tensor
+    logits = job.tokens * job.model.vocabulary / job.layout.tensor
     kept = 4 * logits if job.tensor == 1 else job.width * logits + 8 * job.tokens
     return job.chunks * (_norm(job) + kept)
 
@@ -254,10 +254,13 @@ def deferred(job: Job, stage: int) -> float:
 
     The inputs of the linear layers, gathered, and the gradients of their outputs.
     """
-    a, tensor = job.architecture, job.layout.tensor
+    a, tensor = job.model, job.layout.tensor
     chosen = 1 if a.experts is None else a.experts.chosen
     ffn = a.ffn if a.experts is None else a.experts.ffn
-    block = 2 * (1 + chosen) * a.hidden + (2 * a.query + 2 * a.key + 3 * chosen * ffn) / tensor
+    block = (
+        2 * (1 + chosen) * a.hidden
+        + (2 * a.query_width + 2 * a.key_width + 3 * chosen * ffn) / tensor
+    )
     total = len(job.stages[stage]) * block
     if stage == len(job.stages) - 1:
         total += a.hidden + a.vocabulary / tensor
@@ -269,7 +272,7 @@ def _workspace(job: Job, stage: int) -> float:
 
     By the former the head has given up what it kept. With full recompute a block is there again.
     """
-    a, tensor = job.architecture, job.layout.tensor
+    a, tensor = job.model, job.layout.tensor
     ffn = a.ffn if a.experts is None else a.experts.ffn * a.experts.chosen
     block = job.tokens * ((4 + job.width) * ffn / tensor + 4 * a.hidden)
     if job.recompute == "full":

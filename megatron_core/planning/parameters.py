@@ -1,10 +1,17 @@
-"""How many weights a transformer has, and how they are spread over ranks."""
+"""How many weights a transformer has, and how they are spread over ranks.
+
+They are counted on the model itself, built without memory, so no family needs a formula.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from megatron_core.planning.architecture import Architecture
+import torch
+
+from megatron_core.config import ModelConfig
+from megatron_core.model import GridShard, LanguageModel, parameter_shards
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,15 @@ class Weights:
     split: int = 0
     whole: int = 0
     experts: int = 0
+
+    @classmethod
+    def of(cls, shards: Iterable[GridShard]) -> Weights:
+        """Of whole tensors."""
+        found = {"split": 0, "whole": 0, "experts": 0}
+        for shard in shards:
+            where = "experts" if shard.expert else "whole" if shard.axis is None else "split"
+            found[where] += torch.Size(shard.shape).numel()
+        return cls(**found)
 
     @property
     def total(self) -> int:
@@ -49,49 +65,44 @@ class Weights:
         return self.split // tensor + self.whole + self.experts // (tensor * expert)
 
 
-def layer_weights(a: Architecture) -> Weights:
-    """One block: attention, feed-forward, two norms."""
-    width = a.query + 2 * a.key
-    attention = Weights(split=a.hidden * (width + a.query))
-    biases = Weights(split=width, whole=a.hidden) if a.biases else Weights()
-    return attention + biases + _feed_forward(a) + _norm(a) * 2
+def layer_weights(model: ModelConfig) -> Weights:
+    """One block."""
+    return Weights.of(s for s in _shards(model) if s.tensor.startswith("layers."))
 
 
-def _feed_forward(a: Architecture) -> Weights:
-    into = 2 if a.gated else 1
-    if a.experts is None:
-        biases = Weights(split=into * a.ffn, whole=a.hidden) if a.biases else Weights()
-        return Weights(split=(into + 1) * a.hidden * a.ffn) + biases
-    each = (into + 1) * a.hidden * a.experts.ffn
-    if a.biases:
-        each += into * a.experts.ffn + a.hidden
-    return Weights(whole=a.hidden * a.experts.count, experts=a.experts.count * each)
+def embedding_weights(model: ModelConfig) -> Weights:
+    """What makes the residual stream of tokens."""
+    return Weights.of(
+        shard for shard in _shards(model)
+        if shard.tensor.startswith(("embedding", "positions", "token_types"))
+    )  # fmt: skip
 
 
-def _norm(a: Architecture) -> Weights:
-    return Weights(whole=a.hidden * (2 if a.norm == "layer" else 1))
+def head_weights(model: ModelConfig) -> Weights:
+    """What makes logits of the residual stream, tied or not."""
+    return Weights.of(
+        shard for shard in _shards(model)
+        if shard.tensor.startswith(("final_norm", "transform", "head"))
+    )  # fmt: skip
 
 
-def embedding_weights(a: Architecture) -> Weights:
-    """The table of tokens, and of positions when they are learned."""
-    positions = Weights(whole=a.positions * a.hidden) if a.learned_positions else Weights()
-    return Weights(split=a.vocabulary * a.hidden) + positions
-
-
-def head_weights(a: Architecture) -> Weights:
-    """The final norm and the matrix of logits, tied or not."""
-    return _norm(a) + Weights(split=a.vocabulary * a.hidden)
-
-
-def parameters(a: Architecture) -> int:
+def parameters(model: ModelConfig) -> int:
     """Trained weights of the whole model; tied embeddings count once."""
-    total = layer_weights(a) * a.layers + embedding_weights(a) + head_weights(a)
-    return total.total - (a.vocabulary * a.hidden if a.tied_embeddings else 0)
+    total = layer_weights(model) * model.layers + embedding_weights(model) + head_weights(model)
+    return total.total - (model.vocabulary * model.hidden if model.tied_embeddings else 0)
 
 
-def active_parameters(a: Architecture) -> int:
+def active_parameters(model: ModelConfig) -> int:
     """The weights that one token meets: with experts, only those it is sent to."""
-    if a.experts is None:
-        return parameters(a)
-    unused = a.experts.count - a.experts.chosen
-    return parameters(a) - a.layers * layer_weights(a).experts // a.experts.count * unused
+    if model.experts is None:
+        return parameters(model)
+    unused = model.experts.count - model.experts.chosen
+    each = layer_weights(model).experts // model.experts.count
+    return parameters(model) - model.layers * each * unused
+
+
+def _shards(model: ModelConfig) -> list[GridShard]:
+    """The tensors of a model of one block, which has no memory."""
+    one = model.model_copy(update={"layers": 1})
+    with torch.device("meta"):
+        return [shard.place for shard in parameter_shards(LanguageModel(one))]

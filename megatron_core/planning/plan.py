@@ -70,7 +70,7 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values: bytes, seconds, FLOPs."""
-        job = asdict(self.job) | {"architecture": self.job.architecture.model_dump()}
+        job = asdict(self.job) | {"model": self.job.model.model_dump()}
         job["grid"] = {name: getattr(self.job, name) for name in ("data", "tensor", "context")}
         return {
             "job": job,
@@ -100,7 +100,7 @@ def make_plan(job: Job, hardware: Hardware, software: Software) -> Plan:
     if found := problems(job):
         count = "a problem" if len(found) == 1 else f"{len(found)} problems"
         raise ConfigError("\n  ".join([f"the layout {job.layout} has {count}:", *found]))
-    a = job.architecture
+    a = job.model
     needed = {
         choice: max(memory(replace(job, recompute=choice)), key=lambda m: m.total)
         for choice in get_args(Recompute)

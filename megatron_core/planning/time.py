@@ -139,7 +139,7 @@ class _Clock:
         """Gradients of a block's weights, added to their sums."""
         job, tensor = self.job, self.job.layout.tensor
         products = sum(self._product(width, depth, n) for n, width, depth in self._shapes())
-        local = layer_weights(job.architecture).per_rank(tensor=tensor, expert=job.layout.expert)
+        local = layer_weights(job.model).per_rank(tensor=tensor, expert=job.layout.expert)
         moved = job.chunks * local * self.moved.accumulate
         return Work(products=products, elementwise=self.hardware.moving(moved))
 
@@ -148,15 +148,15 @@ class _Clock:
 
     def _shapes(self) -> list[tuple[int, int, int]]:
         """``[n, depth] @ [depth, width]`` of every linear layer of a block on one rank."""
-        job, a, shards = self.job, self.job.architecture, self.job.tensor
-        query, key, n = a.query // shards, a.key // shards, job.tokens
+        job, a, shards = self.job, self.job.model, self.job.tensor
+        query, key, n = a.query_width // shards, a.key_width // shards, job.tokens
         into = [query + 2 * key] if self.software.fused_projections else [query, key, key]
         shapes = [(n, width, a.hidden) for width in into] + [(n, a.hidden, query)]
         shapes += self._feed_forward(n, shards)
         return shapes * (job.chunks * job.shards)
 
     def _feed_forward(self, n: int, shards: int) -> list[tuple[int, int, int]]:
-        a = self.job.architecture
+        a = self.job.model
         ffn = (a.ffn if a.experts is None else a.experts.ffn) // shards
         into = [ffn] * (2 if a.gated else 1)
         if self.software.fused_projections:
@@ -169,7 +169,7 @@ class _Clock:
 
     def _attention(self, direction: Direction) -> Work:
         """Queries with keys, scores with values; the backward pass has five products for two."""
-        job, a, hardware = self.job, self.job.architecture, self.hardware
+        job, a, hardware = self.job, self.job.model, self.hardware
         heads, length = a.heads // job.tensor, job.sequence // job.context
         factor = 1.0 if direction == "forward" else 2.5
         seconds = moved = 0.0
@@ -191,12 +191,12 @@ class _Clock:
         return Work(products=seconds, elementwise=hardware.moving(moved))
 
     def _elementwise(self, direction: Direction) -> Work:
-        job, a, tensor = self.job, self.job.architecture, self.job.layout.tensor
+        job, a, tensor = self.job, self.job.model, self.job.layout.tensor
         ffn = a.ffn if a.experts is None else a.experts.ffn * a.experts.chosen
         slices = tensor if self.software.sequence_parallel else 1
         moved = (
             getattr(self.moved.residual, direction) * a.hidden / slices
-            + getattr(self.moved.projected, direction) * (a.query + a.key) / tensor
+            + getattr(self.moved.projected, direction) * (a.query_width + a.key_width) / tensor
             + getattr(self.moved.ffn, direction) * ffn / tensor
         )
         count = job.chunks * job.tokens * job.width * moved
@@ -206,7 +206,7 @@ class _Clock:
 
     def _edges(self, stage: int, part: str) -> Work:
         """Embedding and head, where ``stage`` has them."""
-        job, a, tensor = self.job, self.job.architecture, self.job.layout.tensor
+        job, a, tensor = self.job, self.job.model, self.job.layout.tensor
         work = Work()
         if part != "weight":
             direction: Direction = "forward" if part == "forward" else "backward"
@@ -244,7 +244,7 @@ class _Clock:
         work = Work(pipeline=times * seconds)
         if receives and self.software.sliced_pipeline and not self.software.sequence_parallel:
             tensor = job.layout.tensor
-            whole = job.chunks * job.tokens * job.architecture.hidden * job.width
+            whole = job.chunks * job.tokens * job.model.hidden * job.width
             gather = Transfer("tensor", "", "ring", whole * (tensor - 1) / tensor)
             work += Work(pipeline=self._seconds(gather) if tensor > 1 else 0.0)
         return work

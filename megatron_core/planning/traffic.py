@@ -82,7 +82,7 @@ def edge_transfers(
 def _slices(job: Job) -> float:
     """Numbers of a chunk's residual stream that are on the other tensor ranks."""
     ranks = job.layout.tensor
-    return job.tokens * job.architecture.hidden * (ranks - 1) / ranks
+    return job.tokens * job.model.hidden * (ranks - 1) / ranks
 
 
 def _sums(software: Software) -> Pattern:
@@ -102,7 +102,7 @@ def _tensor(job: Job, software: Software, direction: Direction) -> Iterator[Tran
 def _context(job: Job, direction: Direction) -> Iterator[Transfer]:
     """Keys and values of all chunks; backward their gradients, in fp32."""
     ranks = job.layout.context
-    share = job.chunks * job.tokens * job.architecture.key / job.layout.tensor * (ranks - 1)
+    share = job.chunks * job.tokens * job.model.key_width / job.layout.tensor * (ranks - 1)
     if direction == "forward":
         yield Transfer("context", "keys and values", "ring", share * job.width, 2)
     else:
@@ -111,7 +111,7 @@ def _context(job: Job, direction: Direction) -> Iterator[Transfer]:
 
 def _expert(job: Job) -> Iterator[Transfer]:
     """Rows to the ranks of their experts and back, if the router is balanced."""
-    a, ranks = job.architecture, job.layout.expert
+    a, ranks = job.model, job.layout.expert
     if a.experts is None:
         return
     rows = job.chunks * job.tokens * a.experts.chosen
@@ -124,7 +124,7 @@ def _expert(job: Job) -> Iterator[Transfer]:
 
 def message(job: Job, software: Software) -> Transfer:
     """The residual stream of a microbatch between two stages."""
-    count = job.chunks * job.tokens * job.architecture.hidden * job.width
+    count = job.chunks * job.tokens * job.model.hidden * job.width
     slices = job.layout.tensor if software.sliced_pipeline else 1
     return Transfer("pipeline", "residual stream", "send", count / slices)
 
@@ -165,7 +165,7 @@ def _replicated(
 
 def _tied(job: Job, software: Software, stages: range) -> Iterator[Transfer]:
     """Between the first and the last stage, the owned cut of the table both use."""
-    a, layout = job.architecture, job.layout
+    a, layout = job.model, job.layout
     if not a.tied_embeddings or layout.pipeline == 1:
         return
     cuts = layout.data * layout.context if software.sharded_optimizer else 1

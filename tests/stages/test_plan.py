@@ -38,7 +38,7 @@ def test_a_recipe_as_json() -> None:
 def test_overrides_reach_the_plan() -> None:
     changes = ["--set", "pretrain.model.layers=5", "--batch", "16", "--recompute", "full"]
     job = json.loads(run("--params", str(TINY), *changes, "--precision", "bf16", "--json"))["job"]
-    assert job["architecture"]["layers"] == 5
+    assert job["model"]["layers"] == 5
     assert (job["batch"], job["recompute"], job["precision"]) == (16, "full", "bf16")
 
 
@@ -54,9 +54,9 @@ def test_a_published_model_is_planned() -> None:
 
 def test_own_files_are_read(tmp_path: Path) -> None:
     model = tmp_path / "mine.yaml"
-    model.write_text("{layers: 2, hidden: 64, heads: 4, ffn: 96, vocabulary: 256, positions: 32}")
+    model.write_text("{layers: 2, hidden: 64, heads: 4, kv_heads: 2, ffn: 96, vocabulary: 256, positions: 32}")
     made = json.loads(run("--model", str(model), "--json"))
-    assert made["job"]["architecture"]["head_size"] == 16
+    assert made["job"]["model"]["hidden"] == 64
 
 
 @pytest.mark.parametrize(

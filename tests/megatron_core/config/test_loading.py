@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_core.config import Recipe, load_recipe
+from megatron_core.config.presets import read_model
 from megatron_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -200,3 +201,32 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_recipe(tmp_path / "bytes.yaml")
+
+
+def test_a_preset_gives_the_fields_that_are_not_given(params: Path) -> None:
+    params.write_text(SMALL + "pretrain: {model: {preset: gpt2, layers: 2}}\n")
+    given = load_recipe(params).pretrain.model
+    assert given == read_model("gpt2").model_copy(update={"layers": 2})
+    mine = params.with_name("mine.yaml")
+    mine.write_text("{layers: 3, heads: 2, kv_heads: 1, hidden: 64}")
+    assert load_recipe(params, [f"pretrain.model.preset={mine}"]).pretrain.model.hidden == 64
+    with pytest.raises(ConfigError, match=r"pretrain.model.preset: .* did you mean gpt2\?"):
+        load_recipe(params, ["pretrain.model.preset=gpt-2"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("heads=5", "pretrain.model.heads = 5: must divide hidden = 192, or give head_width"),
+        ("head_width=7", "pretrain.model.head_width = 7: rotary positions need an even head size"),
+        ("position_embedding=learned;rope_scaling={kind: linear, factor: 2.0}",
+         "pretrain.model.rope_scaling: is of rotary positions alone"),
+        ("kind=encoder;window=4", "pretrain.model.window = 4: is of decoders alone"),
+        ("activation=gelu;experts={}", "pretrain.model.experts: need activation: swiglu"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_model_that_do_not_go_together(
+    params: Path, settings: str, problem: str
+) -> None:
+    found = problems(params, *(f"pretrain.model.{one}" for one in settings.split(";")))
+    assert any(problem in line for line in found), found

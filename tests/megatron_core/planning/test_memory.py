@@ -14,7 +14,6 @@ from megatron_core.config import Grid, ModelConfig, PretrainConfig
 from megatron_core.model import Share
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
-from megatron_core.planning.architecture import Architecture
 from megatron_core.planning.flops import Recompute
 from megatron_core.planning.hardware import Precision
 from megatron_core.planning.job import Job
@@ -50,7 +49,7 @@ def test_saved_activations(
 ) -> None:
     config = ModelConfig.model_validate(model)
     measured = saved_bytes(config, whole(grid, recompute), length=64, batch=2, precision=precision)
-    job = Job(Architecture.of(config), Layout(), 64, 2, 2, grid, precision, recompute)
+    job = Job(config, Layout(), 64, 2, 2, grid, precision, recompute)
     assert saved(job, 0) == pytest.approx(measured, abs=150)  # of a few hundred thousand
 
 
@@ -131,7 +130,7 @@ def test_ranks_of_a_pipeline_take_what_is_planned(tmp_path: Path) -> None:
 
 def job(layout: str, **changes: Any) -> Job:
     config = PretrainConfig.model_validate({**RANKS, "model": {**UNGROUPED, "layers": 8}})
-    return Job(Architecture.of(config.model), Layout.parse(layout), 64, 32, 1, **changes)
+    return Job(config.model, Layout.parse(layout), 64, 32, 1, **changes)
 
 
 def test_the_first_stages_hold_most_microbatches() -> None:

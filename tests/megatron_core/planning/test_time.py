@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.plan import PUBLISHED, Published, planned
+from megatron_core.config import ModelConfig
 from megatron_core.parallel.layout import Layout
-from megatron_core.planning.architecture import Architecture
 from megatron_core.planning.flops import step_flops
 from megatron_core.planning.hardware import Hardware
 from megatron_core.planning.job import Job
@@ -39,23 +39,23 @@ MEGATRON = read_preset(Software, "software", "megatron-2021")
 REFORGE = read_preset(Software, "software", "reforge")
 
 
-def architecture(**changes: Any) -> Architecture:
+def shaped(**changes: Any) -> ModelConfig:
     shape = {
         "layers": 8, "hidden": 64, "heads": 4, "kv_heads": 2, "ffn": 96, "vocabulary": 512,
         "positions": 64,
     }  # fmt: skip
-    return Architecture.model_validate({**shape, **changes})
+    return ModelConfig.model_validate({**shape, **changes})
 
 
 def job(layout: str = "data=1", **changes: Any) -> Job:
-    a = changes.pop("architecture", architecture())
+    a = changes.pop("model", shaped())
     return Job(a, Layout.parse(layout), 64, 32, 2, **changes)
 
 
 def test_on_an_ideal_machine_a_step_is_its_products() -> None:
     for choice in ("none", "selective", "full"):
         one = job(recompute=choice)
-        flops = 32 * 64 * step_flops(one.architecture, 64, one.recompute)
+        flops = 32 * 64 * step_flops(one.model, 64, one.recompute)
         time = step_time(one, IDEAL, MEGATRON)
         assert time.total == pytest.approx(flops / 1e12, rel=1e-6)
         assert time.bubble == 0
@@ -76,14 +76,13 @@ def test_ranks_share_the_products(layout: str) -> None:
     ],
 )
 def test_bubbles_of_even_stages(layout: str, bubble: float) -> None:
-    time = step_time(job(layout, architecture=architecture(vocabulary=1)), IDEAL, MEGATRON)
+    time = step_time(job(layout, model=shaped(vocabulary=1)), IDEAL, MEGATRON)
     assert time.bubble / (time.bubble + time.work.total) == pytest.approx(bubble, rel=0.02)
 
 
 def test_a_head_keeps_the_other_stages_waiting() -> None:
     even, heavy = (
-        step_time(job("pipeline=4", architecture=architecture(vocabulary=v)), IDEAL, MEGATRON)
-        for v in (1, 4096)
+        step_time(job("pipeline=4", model=shaped(vocabulary=v)), IDEAL, MEGATRON) for v in (1, 4096)
     )
     assert heavy.bubble / heavy.total > 2 * even.bubble / even.total
 
@@ -149,8 +148,8 @@ def test_every_layout_has_a_time(layout: str) -> None:
     time = step_time(job(layout), machine, REFORGE)
     assert math.isfinite(time.total)
     assert time.total > time.bubble >= 0
-    experts = architecture(experts={"count": 4, "chosen": 2, "ffn": 48})
-    spread = job("data=4,expert=4", architecture=experts)
+    experts = shaped(experts={"count": 4, "chosen": 2, "ffn": 48})
+    spread = job("data=4,expert=4", model=experts)
     assert step_time(spread, machine, REFORGE).work.expert > 0
 
 
