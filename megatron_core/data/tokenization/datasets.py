@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from megatron_core.data.documents import list_shards
 from megatron_core.data.indexed import IndexedWriter, bin_path, idx_path, rows_path, token_dtype
 from megatron_core.data.tasks import Tasks
 from megatron_core.data.tokenization.parts import Part, merge
-from megatron_core.data.tokenization.shard import ShardJob, tokenize_shard
+from megatron_core.data.tokenization.shard import ShardsJob, tokenize_shards
 from megatron_core.data.tokenizer import Tokenizer, choose_encoder
 from megatron_core.errors import CorpusError
 
 SPLITS = ("train", "heldout")
+
+_TASK = {True: 4_000_000, False: 256_000_000}  # bytes of a task's shards: a reference is slow
 
 logger = logging.getLogger(__name__)
 
@@ -60,19 +63,25 @@ def tokenize_documents(
     encoder, why = choose_encoder(opened, config.encoder)
     logger.info("encoding with %s: %s", encoder, why)
     scratch = output / ".parts"
-    jobs = [
-        ShardJob(
-            shard, scratch / split / shard.stem, tokenizer, encoder, config.check_every,
-            config.append_end_of_document, config.parse_special_tokens,
-        )
+    shards = [
+        (shard, scratch / split / shard.stem)
         for split in SPLITS
         for shard in list_shards(documents / split)
+    ]
+    jobs = [
+        ShardsJob(
+            some, tokenizer, encoder, config.check_every,
+            config.append_end_of_document, config.parse_special_tokens,
+        )
+        for some in _grouped(shards, _TASK[encoder == opened.reference.name])
     ]  # fmt: skip
-    done = tasks.map("tokenize", tokenize_shard, jobs)
+    # Which shards a task has depends on the encoder, so its name tells these tasks from others.
+    done = tasks.map(f"tokenize with {encoder}", tokenize_shards, jobs)
     by_dataset: defaultdict[tuple[str, str], list[Part]] = defaultdict(list)
-    for job, parts in zip(jobs, done, strict=True):
-        for part in parts:
-            by_dataset[job.parts.parent.name, part.source].append(part)
+    for job, found in zip(jobs, done, strict=True):
+        for (_, folder), parts in zip(job.shards, found, strict=True):
+            for part in parts:
+                by_dataset[folder.parent.name, part.source].append(part)
     datasets = [
         _Dataset(
             split, source, parts, dataset_prefix(output, split, source), opened.vocabulary_size
@@ -87,6 +96,19 @@ def tokenize_documents(
         counts[dataset.split][dataset.source] = count
     shutil.rmtree(scratch, ignore_errors=True)
     return counts
+
+
+def _grouped(shards: Sequence[tuple[Path, Path]], size: int) -> Iterator[list[tuple[Path, Path]]]:
+    """Shards that follow one another, so many that they have ``size`` bytes or are the last."""
+    group, total = [], 0
+    for shard in shards:
+        group.append(shard)
+        total += shard[0].stat().st_size
+        if total >= size:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
 
 
 def _join(dataset: _Dataset) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One shard into a part per source."""
+"""Shards into a part per source."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from megatron_core.data.tokenizer import Tokenizer, open_encoder
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """A shard to tokenize into ``parts``, on its own."""
+class ShardsJob:
+    """Shards to tokenize, each with the folder of its parts.
 
-    shard: Path
-    parts: Path
+    A task has several where they are small: to open a tokenizer takes about a second, and an
+    encoder is fast once it has seen the usual words.
+    """
+
+    shards: list[tuple[Path, Path]]
     tokenizer: Path
     encoder: str
     check_every: int
@@ -31,35 +34,42 @@ class ShardJob:
     parse_special_tokens: bool
 
 
-def tokenize_shard(job: ShardJob) -> list[Part]:
-    """Write the part of each source in the shard.
+def tokenize_shards(job: ShardsJob) -> list[list[Part]]:
+    """Write the part of each source in each shard.
 
     Raises:
         CorpusError: a line is no document, or the encoder is not exact.
     """
     tokenizer = Tokenizer.load(job.tokenizer, parse_special_tokens=job.parse_special_tokens)
-    encoder = CheckedEncoder(
-        open_encoder(tokenizer, job.encoder), tokenizer.reference, job.shard, job.check_every
-    )
+    encoder = open_encoder(tokenizer, job.encoder)
     dtype = token_dtype(tokenizer.vocabulary_size)
     end = tokenizer.end_of_document if job.append_end_of_document else None
+    done = []
+    for shard, parts in job.shards:
+        checked = CheckedEncoder(encoder, tokenizer.reference, shard, job.check_every)
+        done.append(_tokenize(shard, parts, checked, end, dtype))
+    return done
+
+
+def _tokenize(
+    shard: Path, parts: Path, encoder: CheckedEncoder, end: int | None, dtype: np.dtype[Any]
+) -> list[Part]:
     writers: dict[str, PartWriter] = {}
     with ExitStack() as stack:
-        for batch in read_batches(job.shard):
+        for batch in read_batches(shard):
             ids, lengths = encoder.encode(batch)
             bounds = np.concatenate([[0], np.cumsum(lengths)])
             first = 0
             for source, run in groupby(batch.sources):
                 last = first + sum(1 for _ in run)
                 if source not in writers:
-                    part = PartWriter(source, job.parts / source, dtype)
+                    part = PartWriter(source, parts / source, dtype)
                     writers[source] = stack.enter_context(part)
                 full = lengths[first:last] > 0
                 kept = lengths[first:last][full]
                 tokens = framed(ids[bounds[first] : bounds[last]], kept, end, dtype)
-                writers[source].write(
-                    batch.rows[first:last][full], tokens, kept + (end is not None)
-                )
+                rows = batch.rows[first:last][full]
+                writers[source].write(rows, tokens, kept + (end is not None))
                 writers[source].drop(int((~full).sum()))
                 first = last
         return [writer.finish() for writer in writers.values()]

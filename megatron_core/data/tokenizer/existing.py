@@ -10,6 +10,7 @@ from megatron_core.data.tokenizer.folder import (
     CONFIG,
     MODEL,
     TOKENIZER,
+    VOCABULARY,
     open_backend,
     read_config,
     read_roles,
@@ -19,7 +20,7 @@ from megatron_core.errors import CorpusError
 from megatron_core.files import write_json
 
 # Data alone: whatever else lies in such a folder, code and pickles too, stays there.
-_COPIED = (TOKENIZER, "special_tokens_map.json", "chat_template.jinja", "vocab.txt")
+_COPIED = (TOKENIZER, "special_tokens_map.json", "chat_template.jinja", VOCABULARY)
 
 
 def adopt(source: Path, output: Path, end_of_document: str | None) -> None:

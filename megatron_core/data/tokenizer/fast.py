@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import orjson
 import psutil
 from numpy.typing import NDArray
 
@@ -100,9 +100,9 @@ def _gigatoken_problem(tokenizer: Tokenizer) -> str | None:
     return None
 
 
-def _without_special_tokens(tokenizer: Tokenizer) -> str:
+def _without_special_tokens(tokenizer: Tokenizer) -> bytes:
     """``tokenizer.json`` in which, unless they are parsed, special tokens are no words."""
-    content = json.loads(tokenizer.to_json())
+    content = orjson.loads(tokenizer.content)
     if not tokenizer.parses_special_tokens:
         content["added_tokens"] = [t for t in content["added_tokens"] if not t["special"]]
-    return json.dumps(content)
+    return orjson.dumps(content)

@@ -15,6 +15,7 @@ from megatron_core.files import write_json, write_text
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 MODEL = "tokenizer.model"
+VOCABULARY = "vocab.txt"  # WordPiece's, a token a line, as Megatron-LM and BERT read it
 ADVICE = "run `reforge tokenizer` again"
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -39,9 +40,9 @@ def open_backend(folder: Path) -> Backend:
     Raises:
         CorpusError: it is missing or unreadable.
     """
-    text = read_text(folder / TOKENIZER)
+    content = read_text(folder / TOKENIZER)
     try:
-        return Backend.from_str(text)
+        return Backend.from_str(content)
     except Exception as error:  # The tokenizers library raises bare Exception.
         raise CorpusError(f"{folder} is no readable tokenizer ({error}): {ADVICE}") from error
 

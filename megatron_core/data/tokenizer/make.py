@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from megatron_core.config import ByteBpe, ExistingTokenizer, TokenizerConfig, WordPiece
 from megatron_core.data.documents import Document, read_shards
 from megatron_core.data.tokenizer.existing import adopt
-from megatron_core.data.tokenizer.folder import write_folder
+from megatron_core.data.tokenizer.folder import TOKENIZER, VOCABULARY, write_folder
 from megatron_core.data.tokenizer.report import describe
 from megatron_core.data.tokenizer.sample import draw_sample
 from megatron_core.data.tokenizer.sentence_piece import train_sentence_piece
 from megatron_core.data.tokenizer.tokenizer import Tokenizer
 from megatron_core.errors import CorpusError
-from megatron_core.files import write_json
+from megatron_core.files import write_json, write_text
 from megatron_core.progress import track
+
+logger = logging.getLogger(__name__)
 
 END_OF_DOCUMENT = "<|endoftext|>"
 ENCODER_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -51,6 +54,13 @@ def make_tokenizer(documents: Path, output: Path, config: TokenizerConfig) -> di
     else:
         train_sentence_piece(sample, config, output)
     report = {"kind": config.kind, **describe(Tokenizer.load(output), sample)}
+    same = report["transformers"]
+    if same["identical"] < same["documents"]:
+        logger.warning(
+            "transformers gives other tokens than sentencepiece for %d of %d documents: what "
+            "reads %s beside this project is not exact",
+            same["documents"] - same["identical"], same["documents"], TOKENIZER,
+        )  # fmt: skip
     write_json(output / "report.json", report)
     return report
 
@@ -112,4 +122,6 @@ def _train(
         roles = ENCODER_TOKENS
         first, last = (roles["cls"], 2), (roles["sep"], 3)
         backend.post_processor = processors.BertProcessing(last, first)
+        tokens = sorted(backend.get_vocab().items(), key=lambda entry: entry[1])
+        write_text(output / VOCABULARY, "".join(f"{token}\n" for token, _ in tokens))
     write_folder(backend, output, roles)

@@ -24,6 +24,7 @@ from megatron_core.data.tokenizer.folder import (
     open_backend,
     read_config,
     read_roles,
+    read_text,
 )
 from megatron_core.errors import CorpusError
 
@@ -35,6 +36,7 @@ class Tokenizer:
     SentencePiece made the vocabulary, its library encodes.
 
     Attributes:
+        content: ``tokenizer.json``.
         reference: What encodes.
         vocabulary_size: Entries, special tokens included; every id is below it.
         special_tokens: Their ids.
@@ -45,8 +47,10 @@ class Tokenizer:
 
     def __init__(
         self,
+        content: str,
         backend: Backend,
         roles: Mapping[str, str],
+        end_of_document: int,
         *,
         processor: Any = None,
         parse_special_tokens: bool = False,
@@ -55,26 +59,28 @@ class Tokenizer:
         backend.encode_special_tokens = not parse_special_tokens
         backend.no_truncation()
         backend.no_padding()
+        self.content = content
         self._backend = backend
         self.parses_special_tokens = parse_special_tokens
         self.reference: Encoder = HuggingFaceEncoder(backend)
         if processor is not None and not parse_special_tokens:
             self.reference = SentencePieceEncoder(processor)
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.vocabulary_size = max(len(vocabulary), max(vocabulary.values()) + 1)
+        self.vocabulary_size: int = backend.get_vocab_size(with_added_tokens=True)
+        if backend.id_to_token(self.vocabulary_size - 1) is None:  # Some numbers are left out.
+            self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         added = backend.get_added_tokens_decoder()
         self.special_tokens = {
             str(token.content): int(number)
             for number, token in sorted(added.items())
             if token.special
         }
-        ids = {role: vocabulary.get(token) for role, token in roles.items()}
+        ids = {role: backend.token_to_id(token) for role, token in roles.items()}
         self.unknown_token = ids.get("unk")
         self.class_token = ids.get("cls")
         self.separator_token = ids.get("sep")
         self.padding_token = ids.get("pad")
         self.mask_token = ids.get("mask")
-        self.end_of_document: int = vocabulary[roles.get("eos") or roles["sep"]]
+        self.end_of_document = end_of_document
 
     @classmethod
     def load(cls, folder: Path, *, parse_special_tokens: bool = False) -> Tokenizer:
@@ -87,14 +93,13 @@ class Tokenizer:
         roles = read_roles(read_config(folder))
         if (end := roles.get("eos") or roles.get("sep")) is None:
             raise CorpusError(f"{folder / CONFIG} names no eos_token and no sep_token: {ADVICE}")
-        if backend.token_to_id(end) is None:
+        if (number := backend.token_to_id(end)) is None:
             raise CorpusError(f"{folder / TOKENIZER} has no token {end!r}: {ADVICE}")
         processor = open_processor(folder / MODEL) if (folder / MODEL).is_file() else None
-        return cls(backend, roles, processor=processor, parse_special_tokens=parse_special_tokens)
-
-    def to_json(self) -> str:
-        """``tokenizer.json``."""
-        return str(self._backend.to_str())
+        return cls(
+            read_text(folder / TOKENIZER), backend, roles, number,
+            processor=processor, parse_special_tokens=parse_special_tokens,
+        )  # fmt: skip
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``."""
@@ -102,8 +107,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
-        ids, lengths = self.reference.encode(texts)
-        return [one.tolist() for one in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
+        return _lists(self.reference, texts)
+
+    def encode_in_transformers(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids that a reader of ``tokenizer.json`` gives, whatever the reference is."""
+        return _lists(HuggingFaceEncoder(self._backend), texts)
 
     def encode_documents(
         self, documents: Iterable[Document]
@@ -118,6 +126,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, control tokens included."""
         return str(self._backend.decode(ids, skip_special_tokens=False))
+
+
+def _lists(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
+    ids, lengths = encoder.encode(texts)
+    return [one.tolist() for one in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
 
 
 def open_processor(model: Path) -> Any:
