@@ -10,16 +10,25 @@ import pytest
 import torch
 
 from kernels.cross_entropy import IGNORED
-from megatron_core.config import MaskingConfig, PredictionConfig, RateSchedule
+from megatron_core.config import (
+    BatchSizes,
+    MaskingConfig,
+    ModelConfig,
+    PredictionConfig,
+    RateSchedule,
+)
+from megatron_core.data.datasets.spans import DocumentSpan
 from megatron_core.data.vocabulary import Vocabulary
-from megatron_core.errors import CorpusError
+from megatron_core.errors import CorpusError, IntegrityError
 from megatron_core.model import Classifier, initialize
 from megatron_core.parallel.engine import Batch
 from megatron_core.trainer import ClassificationObjective, LanguageObjective
+from megatron_core.trainer.assemble import prediction_objective
 from megatron_core.trainer.classification import Examples, predict
 from megatron_core.trainer.language import MaskedObjective
 from megatron_core.trainer.objective import padded_places
 from tests.models import small_config
+from tests.trainable import write_trainable
 
 SAMPLES = range(40, 47)
 CONFIG = PredictionConfig(
@@ -165,6 +174,39 @@ def test_an_encoder_without_the_tokenizers_facts_is_refused(tokens: Path) -> Non
     config = CONFIG.model_copy(update={"masking": MaskingConfig()})
     with pytest.raises(CorpusError, match="run `reforge tokenize` again"):
         MaskedObjective(tokens, config, vocabulary=64)
+
+
+@pytest.mark.parametrize("order", ["permuted", "megatron"])
+def test_neither_reading_nor_the_length_of_a_training_moves_a_sample(
+    order: str, tokens: Path
+) -> None:
+    """But for Megatron's order, which is another for another number of samples."""
+    sources = {"books": 1.0, "notes": 1.0}
+
+    def located(steps: int, microbatch: int) -> list[list[DocumentSpan]]:
+        batch = BatchSizes(sequences=8, microbatch=microbatch)
+        changes = {"steps": steps, "batch": batch, "order": order, "sources": sources}
+        objective = LanguageObjective(tokens, CONFIG.model_copy(update=changes))
+        return [objective.locate(k) for k in range(40)]
+
+    assert located(5, 4) == located(5, 1)
+    assert (located(5, 4) == located(500, 4)) == (order == "permuted")
+
+
+def test_a_training_refuses_tokens_that_were_changed(tmp_path: Path) -> None:
+    tokens = write_trainable(tmp_path) / "artifacts" / "tokenize"
+    model = ModelConfig(vocabulary=300)
+
+    def open_it() -> LanguageObjective:
+        return prediction_objective(CONFIG, model, tokens, tmp_path / "runs")
+
+    assert open_it().locate(0)
+    path = tokens / "train" / "notes_text_document.bin"
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(IntegrityError, match=r"notes_text_document\.bin was changed"):
+        open_it()
 
 
 def heldout(

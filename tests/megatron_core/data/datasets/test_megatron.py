@@ -148,13 +148,15 @@ def test_blended_sources_each_keep_an_order_of_their_own(folder: Path) -> None:
     """Each is asked for its share and a surplus, whatever the recipe's order of the names."""
     streams = open_streams(folder)
     order = MegatronOrder(
-        streams, {"talks": 2.0, "books": 6.0, "notes": 2.0}, length=4, samples=12, seed=7
+        streams, {"talks": 2.0, "books": 6.0, "notes": 2.0}, length=4, samples=15, seed=7
     )
-    for k in range(12):
-        name, item = ("books", "notes", "talks")[BLEND[0][k]], BLEND[1][k]
-        asked = {"books": 9, "notes": 4, "talks": 4}[name]  # ⌈⌈12 · share⌉ · 1.005⌉
+    blend = blend_indices(normalize([6.0, 2.0, 2.0]), 15)
+    for k in range(15):
+        name = ("books", "notes", "talks")[blend["source"][k]]
+        # ⌈⌈15 · share⌉ · 1.005⌉: for the tenth sample of books an epoch is not enough.
+        asked = {"books": 10, "notes": 4, "talks": 4}[name]
         alone = MegatronOrder(streams, {name: 1.0}, length=4, samples=asked, seed=7)
-        assert order.locate(k) == alone.locate(item)
+        assert order.locate(k) == alone.locate(int(blend["sample"][k]))
 
 
 def test_a_source_that_fills_no_sample_is_refused(folder: Path) -> None:
