@@ -34,6 +34,22 @@ FAMILIES = {
 }
 
 
+# What the shared blocks can do beside the Llama type, a few parts to a family.
+OTHER_FAMILIES = {
+    "gpt": small_model(
+        norm="layer", activation="gelu_tanh", attention_bias="all", ffn_bias=True,
+        position_embedding="learned", kv_heads=4, dropout=0.1,
+    ),
+    "olmo": small_model(norm_place="change", query_key_norm="all", tied_embeddings=False),
+    "qwen": small_model(query_key_norm="head", head_width=16, attention_bias="input", window=7),
+    "bert": small_model(
+        kind="encoder", norm="layer", norm_place="after", activation="gelu", attention_bias="all",
+        ffn_bias=True, position_embedding="learned", token_types=2, embedding_norm=True,
+        final_norm=False, head_transform=True, head_bias=True, dropout=0.1,
+    ),
+}  # fmt: skip
+
+
 def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
     """Two steps of two microbatches to each of four data shards, clipped; each step saved."""
     settings: dict[str, object] = {
@@ -46,7 +62,7 @@ def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
         "checkpoints": Checkpoints(every=1, keep_last=20),
         "validate_every": 100,
         "trackers": [],
-        "model": FAMILIES[family],
+        "model": {**FAMILIES, **OTHER_FAMILIES}[family],
         "masking": MaskingConfig(token=1),
     }
     return PretrainConfig.model_validate(settings | changes)

@@ -12,7 +12,7 @@ import pytest
 from megatron_core.checkpoint import first_difference
 from megatron_core.config import AdamW, LossScale, PretrainConfig
 from megatron_core.optimizer import BLOCK
-from tests.recipes import FAMILIES, recipe, small_model
+from tests.recipes import FAMILIES, OTHER_FAMILIES, recipe, small_model
 from tests.trainings import Trained, train
 
 Alone = Callable[..., Trained]
@@ -21,6 +21,8 @@ Alone = Callable[..., Trained]
 LAYOUTS = [
     *((family, "data=2,pipeline=2") for family in FAMILIES),
     *((family, "tensor=2,context=2") for family in FAMILIES),
+    *((family, "data=2,pipeline=2") for family in OTHER_FAMILIES),
+    *((family, "tensor=2,context=2") for family in OTHER_FAMILIES),
     ("decoder", "data=2,tensor=2,context=2"),
     ("decoder", "data=4"),
     ("decoder", "tensor=2"),
