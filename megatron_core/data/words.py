@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_core.data.compiled import compiled
-from megatron_core.data.xxh64 import xxh64
+from megatron_core.data.xxh64 import hash_slices
 
 _PART, _BETWEEN, _WHOLE = 0, 1, 2  # of a word, between words, a word of its own
 
@@ -76,7 +76,8 @@ class Words:
 
         A shorter text is one n-gram.
         """
-        return _ngram_hashes(self.joined, self.starts, length)
+        length = min(length, len(self))
+        return hash_slices(self.joined, self.starts[:-length], self.starts[length:] - 1)
 
 
 @compiled
@@ -120,14 +121,3 @@ def _character(text: NDArray[np.uint8], place: int) -> tuple[int, int]:
         return 3, _KINDS[(first & 0x0F) << 12 | second << 6 | third]
     plane = (first & 0x07) << 2 | second >> 4
     return 4, _WHOLE if plane == 2 or plane == 3 else _PART  # two planes of ideographs
-
-
-@compiled
-def _ngram_hashes(
-    joined: NDArray[np.uint8], starts: NDArray[np.int64], length: int
-) -> NDArray[np.uint64]:
-    words = len(starts) - 1
-    hashes = np.empty(max(1, words - length + 1), dtype=np.uint64)
-    for i in range(len(hashes)):
-        hashes[i] = xxh64(joined, starts[i], starts[min(i + length, words)] - 1)
-    return hashes

@@ -19,8 +19,18 @@ _P5 = np.uint64(0x27D4EB2F165667C5)
 
 
 @compiled
-def xxh64(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
-    """The hash of ``data[start:end]``."""
+def hash_slices(
+    data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """The hash of every ``data[starts[i] : ends[i]]``: [slices]."""
+    hashes = np.empty(len(starts), dtype=np.uint64)
+    for i in range(len(starts)):
+        hashes[i] = _xxh64(data, starts[i], ends[i])
+    return hashes
+
+
+@compiled
+def _xxh64(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
     place = start
     if end - start >= 32:
         one, two, three, four = _P1 + _P2, _P2, np.uint64(0), np.uint64(0) - _P1

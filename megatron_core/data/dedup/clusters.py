@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from megatron_core.data.compiled import compiled
 from megatron_core.data.dedup.corpus import Corpus, Numbers, load, save
+from megatron_core.data.dedup.graph import flatten, join
 
 _DOCUMENTS = 1 << 18  # of the clusters in one part, about
 
@@ -63,27 +62,3 @@ def _pairs(corpus: Corpus) -> tuple[list[Numbers], list[Numbers]]:
         ),
     ]
     return copies, [load(corpus.place("alike", partition), "alike") for partition in partitions]
-
-
-@compiled
-def find(parent: NDArray[np.int64], item: int) -> int:
-    """The root of ``item``'s set (union-find with path halving)."""
-    while parent[item] != item:
-        parent[item] = parent[parent[item]]
-        item = parent[item]
-    return item
-
-
-@compiled
-def join(parent: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
-    """Make one set of the two sets of each of ``pairs``; its root is the smallest member."""
-    for n in range(len(pairs)):
-        one, other = find(parent, pairs[n, 0]), find(parent, pairs[n, 1])
-        parent[max(one, other)] = min(one, other)
-
-
-@compiled
-def flatten(parent: NDArray[np.int64]) -> None:
-    """Make every item point to the root of its set."""
-    for item in range(len(parent)):
-        parent[item] = find(parent, item)

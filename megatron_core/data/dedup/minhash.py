@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from megatron_core.config import DedupConfig
 from megatron_core.data.compiled import compiled
-from megatron_core.data.xxh64 import xxh64
+from megatron_core.data.xxh64 import hash_slices
 
 _PRIME = (1 << 61) - 1  # Mersenne's ninth
 
@@ -46,7 +46,9 @@ class MinHash:
     def bands(self, shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The 64-bit xxHash of each bucket's values, uint64 [buckets]: documents that share one
         are candidates."""
-        return _band_hashes(self.signature(shingles).view(np.uint8), self.buckets)
+        values = self.signature(shingles).view(np.uint8)
+        bounds = np.arange(self.buckets + 1) * (len(values) // self.buckets)
+        return hash_slices(values, bounds[:-1], bounds[1:])
 
 
 @compiled
@@ -66,12 +68,3 @@ def _smallest(
             best = min(best, folded)
         smallest[k] = best
     return smallest
-
-
-@compiled
-def _band_hashes(signature: NDArray[np.uint8], buckets: int) -> NDArray[np.uint64]:
-    size = len(signature) // buckets
-    hashes = np.empty(buckets, dtype=np.uint64)
-    for i in range(buckets):
-        hashes[i] = xxh64(signature, i * size, (i + 1) * size)
-    return hashes

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_core.config import DedupConfig
-from megatron_core.data.compiled import compiled
-from megatron_core.data.dedup.clusters import find
 from megatron_core.data.dedup.corpus import Corpus, Numbers, batches, load, save
+from megatron_core.data.dedup.graph import join_alike
 from megatron_core.data.dedup.texts import read_arrays, sizes_of
 
 SHINGLES = 1 << 23  # held at a time: 64 MB
@@ -34,7 +32,7 @@ def compare_candidates(partition: int, corpus: Corpus, config: DedupConfig) -> N
         numbers, local = np.unique(places[chosen], return_inverse=True)
         shingles, bounds = read_arrays(corpus, "shingles", candidates[numbers])
         counts = np.array([(len(piece), first) for piece, first in batch])
-        pairs = _join(local, counts, shingles, bounds, config.min_jaccard)
+        pairs = join_alike(local, counts, shingles, bounds, config.min_jaccard)
         alike.append(candidates[numbers[pairs]])
     save(corpus.place("alike", partition), alike=np.concatenate(alike))
 
@@ -69,56 +67,3 @@ def _pieces(costs: Numbers, max_compared: int) -> Iterator[Piece]:
         return
     for run in batches(costs[first:], SHINGLES // 2):
         yield np.append(np.arange(first), np.arange(first + run.start, first + run.stop)), first
-
-
-@compiled
-def _join(
-    members: Numbers,
-    counts: Numbers,
-    shingles: NDArray[np.uint64],
-    bounds: Numbers,
-    min_jaccard: float,
-) -> Numbers:
-    """Pairs of ``members`` that connect the members of each piece; ``counts`` [pieces, 2] are the
-    sizes of a piece and of its part that all are compared with."""
-    pairs = np.empty((len(members), 2), dtype=np.int64)
-    found = start = 0
-    for size, compared in counts:
-        parent = np.arange(size)
-        for i in range(1, size):
-            for j in range(min(i, compared)):
-                if find(parent, i) == find(parent, j):
-                    continue
-                one, other = members[start + i], members[start + j]
-                if _jaccard(shingles, bounds, one, other) >= min_jaccard:
-                    parent[find(parent, i)] = find(parent, j)
-                    pairs[found, 0], pairs[found, 1] = one, other
-                    found += 1
-        start += size
-    return pairs[:found].copy()
-
-
-@compiled
-def _jaccard(shingles: NDArray[np.uint64], bounds: Numbers, one: int, other: int) -> float:
-    """Of two ascending arrays of distinct shingles."""
-    i, i_end, j, j_end = bounds[one], bounds[one + 1], bounds[other], bounds[other + 1]
-    total = i_end - i + j_end - j
-    shared = 0
-    while i < i_end and j < j_end:
-        left, right = shingles[i], shingles[j]
-        shared += left == right
-        i += left <= right
-        j += right <= left
-    return float(shared / (total - shared))
-
-
-@compiled
-def similarities(
-    shingles: NDArray[np.uint64], bounds: Numbers, pairs: Numbers
-) -> NDArray[np.float64]:
-    """The Jaccard similarity of each of ``pairs`` [n, 2] of arrays, as :func:`read_arrays` gives
-    them: [n]."""
-    found = np.empty(len(pairs), dtype=np.float64)
-    for n in range(len(pairs)):
-        found[n] = _jaccard(shingles, bounds, pairs[n, 0], pairs[n, 1])
-    return found

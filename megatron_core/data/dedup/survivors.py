@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from megatron_core.config import DedupConfig
 from megatron_core.data.dedup.corpus import Corpus, Numbers, batches, load, save
-from megatron_core.data.dedup.similarity import SHINGLES, similarities
+from megatron_core.data.dedup.graph import similarities
+from megatron_core.data.dedup.similarity import SHINGLES
 from megatron_core.data.dedup.texts import read_arrays, sizes_of
 from megatron_core.data.documents import write_lines
 
