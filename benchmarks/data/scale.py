@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import shutil
+import string
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+import orjson
 import psutil
 
 from benchmarks.data.corpus import Corpus
@@ -50,16 +54,27 @@ def _proportional(process: psutil.Process) -> int:
         return 0
 
 
+def _write_files(folder: Path) -> int:
+    """Files of one corpus, each with other letters, so with other words; the bytes of all."""
+    first = folder / "000.jsonl"
+    write_corpus(first, Corpus(DOCUMENTS_PER_FILE))
+    size, draw = first.stat().st_size, random.Random(1)
+    for number in range(1, math.ceil(GIGABYTES * 1e9 / size)):
+        letters = "".join(draw.sample(string.ascii_lowercase, 26))
+        table = str.maketrans(string.ascii_lowercase, letters)
+        with first.open("rb") as texts, (folder / f"{number:03d}.jsonl").open("wb") as file:
+            for line in texts:
+                text = orjson.loads(line)["text"].translate(table)
+                file.write(orjson.dumps({"text": text}) + b"\n")
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
 def run() -> None:
     """Each stage as a user runs it, on two workers."""
     rows = []
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
-        size = number = 0
-        while size < GIGABYTES * 1e9:
-            file = folder / f"in/{number:03d}.jsonl"
-            write_corpus(file, Corpus(DOCUMENTS_PER_FILE, seed=number))
-            size, number = size + file.stat().st_size, number + 1
+        size = _write_files(folder / "in")
         project = make_project(folder / "project", folder / "in", shards=64, vocabulary=32_000)
         for stage in DATA_STAGES:
             began = time.monotonic()
