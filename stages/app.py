@@ -28,6 +28,7 @@ from stages.run import console
 from stages.schema import schema
 from stages.tokenize import tokenize
 from stages.tokenizer import tokenizer
+from stages.trace import trace
 
 app = typer.Typer(
     name="reforge",
@@ -52,7 +53,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     audit,
     report,
 )
-TOOLS: tuple[Callable[..., None], ...] = (init, plan, schema)
+TOOLS: tuple[Callable[..., None], ...] = (init, plan, schema, trace)
 for stage in STAGES:
     app.command(rich_help_panel="Stages, in the order of the pipeline")(stage)
 for tool in TOOLS:

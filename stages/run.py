@@ -152,7 +152,7 @@ def stage_run(
     if dry_run:
         _print_plan(name, section, inputs, chosen)
         raise typer.Exit
-    opened = {stage: _open_input(name, stage) for stage in inputs}
+    opened = {stage: open_input(name, stage) for stage in inputs}
     if chosen.ranks > 1 and joined_ranks() is None:
         raise typer.Exit(
             launch(chosen.ranks, "stages.app", sys.argv[1:], restarts=_allowed_restarts())
@@ -233,7 +233,12 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _open_input(stage: str, needed: str) -> Manifest:
+def open_input(stage: str, needed: str) -> Manifest:
+    """The manifest of the artifact that ``stage`` reads.
+
+    Raises:
+        ReforgeError: the artifact is missing, or a file of it is missing or of another size.
+    """
     artifact = ARTIFACTS / needed
     if not artifact.is_dir():
         raise ReforgeError(

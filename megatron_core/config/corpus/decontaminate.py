@@ -40,4 +40,7 @@ class DecontaminateConfig(Section):
     def _heldout_is_taken(cls, against: dict[str, Source]) -> dict[str, Source]:
         if "heldout" in against:
             raise ValueError("must not name a set `heldout`: the held-out documents have that name")
+        for name, source in against.items():
+            if source.share != 1:
+                raise ValueError(f"`{name}` must have no `share`: a set counts as a whole")
         return against
