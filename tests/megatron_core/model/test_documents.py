@@ -173,3 +173,24 @@ def test_so_are_windows_and_learned_positions(changes: dict[str, object]) -> Non
                     scores = model(tokens[None])[0]
                     losses["alone"] += float(F.cross_entropy(scores, targets, reduction="sum"))
     assert losses["packed"] == pytest.approx(losses["alone"], rel=1e-5)
+
+
+def test_rotary_positions_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention knows distances alone, so only the angles themselves can show it."""
+    used: list[Tensor] = []
+
+    def noted(x: Tensor, table: Tensor) -> Tensor:
+        used.append(table)
+        return apply_rotary(x, table)
+
+    monkeypatch.setattr("megatron_core.model.block.apply_rotary", noted)
+    config = recipe(model=small_model(layers=1), grid=Grid(context=4))
+    with open_mesh(Layout(), "cpu", 1) as mesh:
+        engine = engine_of(config, mesh)
+        engine.heldout([lambda: Packed(causal=True).read(range(2))])
+    angles = rotary_table(LENGTH, rotary_frequencies(config.model.head_size, 10_000.0))
+    positions = [[i for n in LENGTHS[k] for i in range(n)] for k in range(2)]
+    for chunk, table in zip((0, 3, 1, 2), used, strict=False):
+        for b, row in enumerate(positions):
+            assert torch.equal(table[:, :, b], angles[:, row[4 * chunk : 4 * chunk + 4]])
+    assert len(used) == 8  # queries, then keys
