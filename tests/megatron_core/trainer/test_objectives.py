@@ -17,7 +17,7 @@ from megatron_core.config import (
     PredictionConfig,
     RateSchedule,
 )
-from megatron_core.data.datasets.spans import DocumentSpan
+from megatron_core.data.datasets.spans import NO_DOCUMENT, DocumentSpan
 from megatron_core.data.vocabulary import Vocabulary
 from megatron_core.errors import CorpusError, IntegrityError
 from megatron_core.model import Classifier, initialize
@@ -142,8 +142,12 @@ def test_masked_sequences_are_framed_and_padding_is_not_seen(
     config = CONFIG.model_copy(update={**changes, "masking": masking})
     reset, packed = changes["reset_at_documents"], changes["packing"] == "best_fit"
     objective = MaskedObjective(vocabulary_of(tokens, tmp_path), config, vocabulary=64)
-    batch = objective.read(SAMPLES)
-    for row, sample in enumerate(SAMPLES):
+    samples = range(300)
+    batch = objective.read(samples)
+    if packed:
+        assert batch.documents is not None
+        assert (batch.documents == NO_DOCUMENT).any()
+    for row, sample in enumerate(samples):
         expected: list[tuple[int, int]] = []
         spans = objective.order.locate(sample)
         for number, (source, first, size) in enumerate(spans):
