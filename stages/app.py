@@ -19,6 +19,7 @@ from stages.decontaminate import decontaminate
 from stages.dedup import dedup
 from stages.evaluate import evaluate
 from stages.finetune import finetune
+from stages.generate import generate
 from stages.ingest import ingest
 from stages.init import init
 from stages.plan import plan
@@ -53,7 +54,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     audit,
     report,
 )
-TOOLS: tuple[Callable[..., None], ...] = (init, plan, schema, trace)
+TOOLS: tuple[Callable[..., None], ...] = (generate, init, plan, schema, trace)
 for stage in STAGES:
     app.command(rich_help_panel="Stages, in the order of the pipeline")(stage)
 for tool in TOOLS:

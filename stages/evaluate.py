@@ -7,6 +7,8 @@ import os
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
 from stages.run import stage_run
 
+_MODELS = {"pretrained": ("pretrain", "checkpoints"), "adapted": ("finetune", "continued")}
+
 
 def evaluate(
     params: Params = DEFAULT_PARAMS, overrides: Overrides = None, dry_run: DryRun = False
@@ -26,6 +28,9 @@ def evaluate(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from megatron_core.evaluation.generation import write_generations
     from megatron_core.evaluation.scores import score_models
+    from megatron_core.inference import StoredModel
+    from megatron_core.parallel.layout import Layout
+    from megatron_core.parallel.mesh import open_mesh
 
     with stage_run(
         "evaluate", params=params, overrides=overrides, dry_run=dry_run,
@@ -45,16 +50,17 @@ def evaluate(
             context=config.context or run.recipe.pretrain.sequence_length,
             roots={"tokenizer": run.input_roots["tokenizer"]},
         )
-        write_generations(
-            {
-                "pretrained": run.input("pretrain") / "checkpoints",
-                "adapted": run.input("finetune") / "continued" / "checkpoints",
-            },
-            run.input("tokenizer"),
-            run.output / "generations.json",
-            config.generation,
-            threads=config.threads,
-        )
+        with open_mesh(Layout(), "cpu", config.threads) as mesh:
+            found = {
+                name: StoredModel.find(run.input(stage) / part)
+                for name, (stage, part) in _MODELS.items()
+            }
+            write_generations(
+                {name: (stored, stored.load(mesh)) for name, stored in found.items()},
+                run.input("tokenizer"),
+                run.output / "generations.json",
+                config.generation,
+            )
         run.metrics({key: scores[key] for key in ("perplexity", "multiple_choice")})
         run.summary(
             {

@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path, decoder: LanguageModel) -> str:
         {f"weights/{name}": tensor for name, tensor in stored_weights(decoder).items()},
         step=1,
         run="test",
-        model={"kind": "decoder", "config": decoder.config.model_dump()},
+        model={"kind": decoder.config.kind, "config": decoder.config.model_dump()},
         layout={"data": 1},
     )
     return checkpoint.root
