@@ -17,7 +17,19 @@ from megatron_core.errors import CorpusError, MissingExtraError
 
 _CACHE = 256_000_000  # bytes the cache of words may take until it is thrown away
 _PROBES = (
-    *("", " ", "a  b   c    d", " " * 300, "x" * 3000, "1234567890" * 30, "\x00a\x00\x7f"),
+    *(
+        "",
+        " ",
+        " a ",
+        "  a",
+        "\n a",
+        "\u2581a",
+        "a  b   c    d",
+        " " * 300,
+        "x" * 3000,
+        "1234567890" * 30,
+        "\x00a\x00\x7f",
+    ),
     *("It's 'S we'LL\n\n\tdon't\r\n", "Ünïcödé e\u0301 ﬁ Å", "漢字かな交じり文"),
     *("שלום עולם مرحبا بالعالم", "🧬👩\u200d🔬🏳️\u200d🌈", "\u2581a\u2581", "<0x0A>"),
     *("<s></s><unk><pad> <|endoftext|> [MASK]", "f(x)=[1,2]; // ##x --- ==="),
@@ -93,8 +105,9 @@ def _gigatoken_problem(tokenizer: Tokenizer) -> str | None:
         encoder = GigatokenEncoder(tokenizer)
     except Exception as error:  # The library's errors have no class of their own.
         return f"does not know this tokenizer ({str(error).splitlines()[0]})"
-    ids, lengths = encoder.encode(_PROBES)
-    expected, counts = tokenizer.reference.encode(_PROBES)
+    probes = [*_PROBES, *(f"a {token} b{token}" for token in tokenizer.added_tokens[:1000])]
+    ids, lengths = encoder.encode(probes)
+    expected, counts = tokenizer.reference.encode(probes)
     if not (np.array_equal(ids, expected) and np.array_equal(lengths, counts)):
         return "is not exact for this tokenizer"
     return None

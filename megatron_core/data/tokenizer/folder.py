@@ -34,6 +34,20 @@ def write_folder(backend: Backend, output: Path, roles: Mapping[str, str]) -> No
     )
 
 
+def check_size(found: int, vocabulary: int) -> None:
+    """Whether the training found as many tokens as the recipe asks for.
+
+    Raises:
+        CorpusError: it did not.
+    """
+    if found != vocabulary:
+        raise CorpusError(
+            f"the sampled text yields {found} tokens, not {vocabulary}: lower "
+            f"tokenizer.vocabulary to {found} or less (and pretrain.model.vocabulary with it), "
+            "or give more text"
+        )
+
+
 def open_backend(folder: Path) -> Backend:
     """The tokenizer of the tokenizers library in ``folder``.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from megatron_core.config import SentencePieceBpe, SentencePieceUnigram
@@ -75,15 +75,14 @@ def write_converted(content: bytes, output: Path, end_of_document: str | None = 
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(_regex(" {2,}"), " ")]
-    if steps:
-        backend.normalizer = normalizers.Sequence(steps)
-    prefix = "first" if spec.add_dummy_prefix else "never"
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prefix, split=False)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-        + ([decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else [])
-    )
+        steps += [_replace("^ +| +$", ""), _replace(" {2,}", " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(_SPACE))
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    decoding: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix:
+        decoding.append(decoders.Strip(" ", 1, 0))
+    backend.decoder = decoders.Sequence(decoding)
     pieces = [piece.piece for piece in model.pieces]
     special = [p.piece for p in model.pieces if p.type in (_UNKNOWN, _CONTROL)]
     backend.add_special_tokens([AddedToken(p, special=True, normalized=False) for p in special])
@@ -171,7 +170,5 @@ def _too_little(message: str, vocabulary: int) -> str:
     )
 
 
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(pattern)
+def _replace(pattern: str, content: str) -> Any:
+    return normalizers.Replace(Regex(pattern), content)

@@ -39,6 +39,7 @@ class Tokenizer:
         content: ``tokenizer.json``.
         reference: What encodes.
         vocabulary_size: Entries, special tokens included; every id is below it.
+        added_tokens: Those that are found in a text before any other, special or not.
         special_tokens: Their ids.
         end_of_document: Id that ends documents: of the end of a sequence, else the separator.
         unknown_token, class_token, separator_token, padding_token, mask_token: Ids, None where
@@ -69,6 +70,7 @@ class Tokenizer:
         if backend.id_to_token(self.vocabulary_size - 1) is None:  # Some numbers are left out.
             self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         added = backend.get_added_tokens_decoder()
+        self.added_tokens = [str(token.content) for _, token in sorted(added.items())]
         self.special_tokens = {
             str(token.content): int(number)
             for number, token in sorted(added.items())

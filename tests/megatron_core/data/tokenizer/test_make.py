@@ -17,34 +17,15 @@ from megatron_core.config import ByteBpe
 from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.tokenizer import Tokenizer, draw_sample, make_tokenizer
 from megatron_core.errors import CorpusError
+from tests.tokenizers import HARD, corpus, made, write_corpus
 
 CONFIG = ByteBpe(vocabulary=400, sample_megabytes=1)
-HARD = ["", " ", "a <|endoftext|> b", "  two  spaces\r\n\ttab", "Ünïcödé 漢字 🧬\u200d", "\x00\x7f"]
-
-
-def corpus(number: int = 300) -> list[Document]:
-    """Sentences of made-up words, in two sources."""
-    generator = random.Random(1)
-    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 7))) for _ in range(80)]
-    return [
-        Document(("notes", "papers")[i % 2], i // 2, " ".join(generator.choices(words, k=30)))
-        for i in range(number)
-    ]
-
-
-def write_corpus(folder: Path, documents: list[Document], shards: int) -> Path:
-    for shard in range(shards):
-        write_shard(folder / f"{shard:05d}.jsonl", documents[shard::shards])
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer trained on the corpus."""
-    root = tmp_path_factory.mktemp("tokenizer")
-    (root / "out").mkdir()
-    make_tokenizer(write_corpus(root / "train", corpus(), 3), root / "out", CONFIG)
-    return root / "out"
+    return made(tmp_path_factory.mktemp("tokenizer"), CONFIG)
 
 
 @pytest.fixture(scope="module")
