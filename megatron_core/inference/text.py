@@ -10,7 +10,7 @@ _BROKEN = "\ufffd"  # what a decoder writes for bytes that are not, or not yet, 
 
 
 class GrowingText:
-    """Tokens as text, piece by piece, up to the first of some texts to stop at.
+    """Tokens as text, piece by piece, up to that of some texts to stop at which is whole first.
 
     A piece is given when no later token can change it: not in the middle of a character, nor
     where a text to stop at may have begun.
@@ -58,10 +58,11 @@ class GrowingText:
         return piece
 
     def _find(self) -> int | None:
-        """Where the first text to stop at begins, if one is there."""
+        """Where the text to stop at begins that is whole first, if one is there."""
         # What was given holds none, nor the beginning of one.
-        found = [self._text.find(text, self._given) for text in self._stop]
-        return min((place for place in found if place >= 0), default=None)
+        found = ((self._text.find(text, self._given), len(text)) for text in self._stop)
+        ends = ((place + length, place) for place, length in found if place >= 0)
+        return min(ends, default=(0, None))[1]
 
     def _begun(self) -> int:
         """How many characters at the end may be the beginning of a text to stop at."""

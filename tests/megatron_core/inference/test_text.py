@@ -35,8 +35,8 @@ def test_it_is_the_text_up_to_the_first_stop(
     tokenizer: Tokenizer, whole: str, stop: list[str]
 ) -> None:
     pieces, text = grow(tokenizer, tokenizer.encode(whole), stop)
-    ends = [whole.find(one) for one in stop if one in whole]
-    assert "".join(pieces) == text.text == whole[: min(ends, default=len(whole))]
+    ends = [(whole.find(one) + len(one), whole.find(one)) for one in stop if one in whole]
+    assert "".join(pieces) == text.text == whole[: min(ends, default=(0, len(whole)))[1]]
     assert text.stopped == bool(ends)
     assert not any("\ufffd" in piece for piece in pieces)
 
