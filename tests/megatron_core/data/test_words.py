@@ -68,8 +68,10 @@ def test_hashes_follow_the_ngrams(words: list[str], length: int) -> None:
     assert hashes == [xxhash.xxh64_intdigest(" ".join(w)) for w in windows or [words]]
 
 
-@given(st.binary(max_size=120), st.integers(0, 5), st.integers(0, 5))
-def test_hash_is_that_of_the_library(data: bytes, before: int, after: int) -> None:
-    array = np.frombuffer(bytes(before) + data + bytes(after), dtype=np.uint8)
-    found = hash_slices(array, np.array([before]), np.array([before + len(data)]))
-    assert found.tolist() == [xxhash.xxh64_intdigest(data)]
+@pytest.mark.parametrize("before", [0, 3])
+def test_hash_is_that_of_the_library(before: int) -> None:
+    """Every length up to three rounds of the long form, and a last part of every kind."""
+    data = np.random.default_rng(before).integers(0, 256, 140, dtype=np.uint8)
+    ends = np.arange(before, len(data))
+    found = hash_slices(data, np.full_like(ends, before), ends)
+    assert found.tolist() == [xxhash.xxh64_intdigest(data[before:end].tobytes()) for end in ends]

@@ -117,6 +117,24 @@ def test_candidates_below_the_true_similarity_stay(tmp_path: Path) -> None:
     assert line["similarity"] == pytest.approx(40 / 46)
 
 
+def test_similarity_is_that_of_sets(tmp_path: Path) -> None:
+    """A refrain counts once."""
+    refrain, more = " ".join(f"w{n}" for n in range(30)), "and a few words more"
+    documents = [Document("a", 0, f"{refrain} {refrain} {refrain}"), Document("a", 1, refrain)]
+    documents.append(Document("a", 2, f"{refrain} {refrain} {more}"))
+    _, removed = run(tmp_path, documents, SURE)
+    sets = []
+    for document in documents:
+        found = document.text.split()
+        sets.append({tuple(found[i : i + 3]) for i in range(len(found) - 2)})
+    expected = {f"a/{n}": len(sets[0] & sets[n]) / len(sets[0] | sets[n]) for n in (1, 2)}
+    assert {line["id"]: line["similarity"] for line in removed} == expected
+    for nudge, left in ((0.0, 1), (1e-9, 2)):  # the least similarity is enough, no less is
+        config = SURE.model_copy(update={"min_jaccard": expected["a/2"] + nudge})
+        kept, _ = run(tmp_path / str(left), [documents[0], documents[2]], config)
+        assert len(kept) == left
+
+
 def test_short_and_wordless_texts(tmp_path: Path) -> None:
     texts = ["one two", "One, two!", "two one", "...", "!!!", "…", "one two three"]
     documents = [Document("a", row, text) for row, text in enumerate(texts)]

@@ -39,6 +39,14 @@ def test_signature_is_the_minimum_of_exact_integer_arithmetic() -> None:
     assert minhash.signature(shingles)[:6].tolist() == expected
 
 
+@pytest.mark.parametrize("value", [0, 1, 2**61 - 2, 2**61 - 1, 2**61, 2**64 - 2, 2**64 - 1])
+def test_signature_at_the_edges_of_the_prime(value: int) -> None:
+    """Where a sum of its parts is the prime itself, or more."""
+    one, none = np.ones(1, dtype=np.uint64), np.zeros(1, dtype=np.uint64)
+    found = MinHash(one, none, 1).signature(np.array([value], dtype=np.uint64))
+    assert found.tolist() == [value % (2**61 - 1)]
+
+
 def kept_by_datatrove(folder: Path, shards: list[list[Document]]) -> set[str]:
     """The ids that its four stages keep, all as they are but for the words."""
     stages = DatatroveMinHash(folder, Splitter())
