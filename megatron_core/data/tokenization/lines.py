@@ -51,7 +51,7 @@ def read_batches(shard: Path) -> Iterator[Batch]:
                     [line.source for line in lines],
                     [line.text for line in lines],
                 )
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         for _ in read_shard(shard):  # slower, but it knows which line is wrong
             pass
         raise CorpusError(f"{shard}: {error}; run the stage that makes it again") from error

@@ -133,14 +133,17 @@ class _Reader:
 
     def fill(self, documents: int, tokens: int) -> None:
         """Wait with up to as many documents and tokens, with one document at least."""
-        if len(self._waiting):
+        missing = max(documents, 1) - len(self._waiting)
+        if missing <= 0 or self._read == self._part.documents:
             return
-        path = _documents(self._part.prefix)
-        found = np.fromfile(path, np.int64, 2 * max(documents, 1), offset=16 * self._read)
-        found = found.reshape(-1, 2)
-        fitting = int(np.searchsorted(np.cumsum(found[:, 1]), tokens, side="right"))
-        self._waiting = found[: max(fitting, 1)]
-        self._read += len(self._waiting)
+        found = np.fromfile(
+            _documents(self._part.prefix), np.int64, 2 * missing, offset=16 * self._read
+        )
+        waiting = np.concatenate([self._waiting, found.reshape(-1, 2)])
+        fitting = int(np.searchsorted(np.cumsum(waiting[:, 1]), tokens, side="right"))
+        waiting = waiting[: max(fitting, len(self._waiting), 1)]
+        self._read += len(waiting) - len(self._waiting)
+        self._waiting = waiting
 
     def take(self, limit: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The waiting documents with rows up to ``limit``: rows and lengths, and the tokens."""

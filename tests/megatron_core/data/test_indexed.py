@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_core.data import indexed
 from megatron_core.data.indexed import IndexedDataset, IndexedWriter, token_dtype
 from megatron_core.errors import CorpusError
 
@@ -175,3 +177,52 @@ def test_keeps_nothing_of_a_failed_write(tmp_path: Path) -> None:
         writer.write([1])
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+def test_opening_looks_at_a_sample_and_verifying_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexed, "_SAMPLE", 3)
+    monkeypatch.setattr(indexed, "_SAMPLE_BLOCK", 10)
+    monkeypatch.setattr(indexed, "_BLOCK", 7)
+    write(tmp_path / "x", [[1, 2]] * 1000)
+    content = (tmp_path / "x.idx").read_bytes()
+    assert content == by_hand([[1, 2]] * 1000, 8, "H")[1]
+    IndexedDataset(tmp_path / "x").verify()
+    for document, opens in ((300, True), (502, False), (995, False)):
+        damaged = patched(34 + 4000 + 8 * document, struct.pack("<q", 2))(content)  # type: ignore[operator]
+        (tmp_path / "x.idx").write_bytes(damaged)
+        if opens:
+            dataset = IndexedDataset(tmp_path / "x")
+            with pytest.raises(CorpusError, match="do not follow one another"):
+                dataset.verify()
+        else:
+            with pytest.raises(CorpusError, match="do not follow one another"):
+                IndexedDataset(tmp_path / "x")
+
+
+def test_many_datasets_are_open_at_once(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in range(100):
+        write(tmp_path / str(number), [[number]])
+    used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 60
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 250, hard))
+    try:
+        datasets = [IndexedDataset(tmp_path / str(number)) for number in range(100)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [int(dataset[0][0]) for dataset in datasets] == list(range(100))
+
+
+def test_documents_are_written_many_at_once(tmp_path: Path) -> None:
+    with IndexedWriter(tmp_path / "x", token_dtype(1000)) as writer:
+        writer.write_documents(np.arange(5, dtype=np.uint32), np.array([2, 3]))
+        writer.write_documents(np.arange(3, dtype="<u2"), np.array([3]))
+    assert (tmp_path / "x.bin").read_bytes() == struct.pack("<8H", 0, 1, 2, 3, 4, 0, 1, 2)
+    with (
+        pytest.raises(CorpusError, match="document 3 holds the token 65536"),
+        IndexedWriter(tmp_path / "y", token_dtype(1000)) as writer,
+    ):
+        writer.write_documents(np.array([1, 2]), np.array([1, 1]))
+        writer.write_documents(np.array([1, 2, 65_536]), np.array([1, 2]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.bin", "x.idx"]

@@ -12,7 +12,12 @@ import pytest
 from megatron_core.config import TokenizeConfig
 from megatron_core.data.documents import Document, write_shard
 from megatron_core.data.indexed import IndexedDataset, IndexedWriter, rows_path
-from megatron_core.data.tokenization import dataset_prefix, tokenize_documents
+from megatron_core.data.tokenization import (
+    dataset_prefix,
+    datasets,
+    shard,
+    tokenize_documents,
+)
 from megatron_core.errors import CorpusError
 from tests.tasks import local_tasks
 
@@ -56,8 +61,8 @@ def write_splits(root: Path, shards: int, seed: int | None = None) -> Path:
     if seed is not None:
         random.Random(seed).shuffle(documents)
     for split, part in (("train", documents), ("heldout", documents[:3])):
-        for shard in range(shards):
-            write_shard(root / split / f"{shard:05d}.jsonl", part[shard::shards])
+        for number in range(shards):
+            write_shard(root / split / f"{number:05d}.jsonl", part[number::shards])
     return root
 
 
@@ -157,3 +162,92 @@ def test_prefix_is_that_of_megatron(tmp_path: Path) -> None:
     with IndexedWriter(prefix, np.dtype(np.uint16)) as writer:
         writer.write([1])
     assert (tmp_path / "train/notes_text_document.bin").exists()
+
+
+@pytest.mark.parametrize("parse", [True, False])
+def test_a_special_token_in_a_text(tmp_path: Path, tokenizer: Path, parse: bool) -> None:
+    config = TokenizeConfig(parse_special_tokens=parse, check_every=1)
+    documents = write_splits(tmp_path / "documents", shards=2)
+    (tmp_path / "out").mkdir()
+    tokenize_documents(documents, tokenizer, tmp_path / "out", config, local_tasks())
+    last = IndexedDataset(tmp_path / "out/train/notes_text_document")[2].tolist()
+    assert last == [*ids("f"), 0, *ids("r"), 0] if parse else [*ids("f<|endoftext|>r"), 0]
+
+
+@pytest.mark.parametrize("encoder", ["reference", "gigatoken"])
+def test_what_encodes_changes_no_byte(tmp_path: Path, tokenizer: Path, encoder: str) -> None:
+    if encoder == "gigatoken":
+        pytest.importorskip("gigatoken")
+    documents = write_splits(tmp_path / "documents", shards=2)
+    found = []
+    for name in ("auto", encoder):
+        (tmp_path / name).mkdir()
+        config = TokenizeConfig(encoder=name)
+        tokenize_documents(documents, tokenizer, tmp_path / name, config, local_tasks())
+        paths = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        found.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in paths])
+    assert found[0] == found[1]
+
+
+def test_a_killed_run_goes_on(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "_TASK", {True: 1, False: 1})  # a task for each shard
+    documents = write_splits(tmp_path / "documents", shards=3)
+    (tmp_path / "whole").mkdir()
+    expected = tokenize_documents(
+        documents, tokenizer, tmp_path / "whole", TokenizeConfig(), local_tasks()
+    )
+    tasks, output = local_tasks(), tmp_path / "out"
+    output.mkdir()
+    read, join = shard.read_batches, datasets._join
+
+    def stop_at(name: str) -> None:
+        def reading(path: Path) -> object:
+            if path.stem == name:
+                raise KeyboardInterrupt
+            opened.append(path)
+            return read(path)
+
+        monkeypatch.setattr(shard, "read_batches", reading)
+
+    def stop_joining(dataset: datasets._Dataset) -> dict[str, int]:
+        if dataset.source == "papers":
+            (output / "train").mkdir(exist_ok=True)
+            (output / "train/papers_text_document.bin").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return join(dataset)
+
+    opened: list[Path] = []
+    stop_at("00001")
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_documents(documents, tokenizer, output, TokenizeConfig(), tasks)
+    stop_at("none")
+    monkeypatch.setattr(datasets, "_join", stop_joining)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_documents(documents, tokenizer, output, TokenizeConfig(), tasks)
+    monkeypatch.setattr(datasets, "_join", join)
+    assert tokenize_documents(documents, tokenizer, output, TokenizeConfig(), tasks) == expected
+    assert len(opened) == len(set(opened)) == 6  # No shard was done twice.
+    for path in (tmp_path / "whole").rglob("*.*"):
+        assert (output / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+
+
+def test_megatron_reads_and_would_write_the_same(tmp_path: Path, tokenizer: Path) -> None:
+    peer = pytest.importorskip(
+        "megatron.core.datasets.indexed_dataset", reason="megatron-core is not installed"
+    )
+    documents = write_splits(tmp_path / "documents", shards=2)
+    (tmp_path / "out").mkdir()
+    tokenize_documents(documents, tokenizer, tmp_path / "out", TokenizeConfig(), local_tasks())
+    builder = peer.IndexedDatasetBuilder(
+        str(tmp_path / "peer.bin"), dtype=peer.DType.optimal_dtype(257)
+    )
+    for text in filter(None, TEXTS["notes"]):
+        builder.add_document([*ids(text), 0], [len(ids(text)) + 1])
+    builder.finalize(str(tmp_path / "peer.idx"))
+    ours = tmp_path / "out/train/notes_text_document"
+    for suffix in ("bin", "idx"):
+        assert (tmp_path / f"peer.{suffix}").read_bytes() == Path(f"{ours}.{suffix}").read_bytes()
+    dataset = peer.IndexedDataset(str(ours))
+    assert [one.tolist() for one in dataset] == [[*ids(t), 0] for t in TEXTS["notes"] if t]
