@@ -37,7 +37,7 @@ class DecontaminateConfig(Section):
 
     @field_validator("against")
     @classmethod
-    def _heldout_is_taken(cls, against: dict[str, Source]) -> dict[str, Source]:
+    def _sets_are_whole(cls, against: dict[str, Source]) -> dict[str, Source]:
         if "heldout" in against:
             raise ValueError("must not name a set `heldout`: the held-out documents have that name")
         for name, source in against.items():

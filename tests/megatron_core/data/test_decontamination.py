@@ -240,6 +240,8 @@ def test_neither_workers_nor_kills_matter(tmp_path: Path, monkeypatch: pytest.Mo
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_set_cannot_take_the_name_of_the_heldout() -> None:
+def test_sets_have_names_of_their_own_and_are_whole() -> None:
     with pytest.raises(ValueError, match="the held-out documents have that name"):
         DecontaminateConfig(against={"heldout": Jsonl(kind="jsonl", path="x.jsonl")})
+    with pytest.raises(ValueError, match="`exam` must have no `share`"):
+        DecontaminateConfig(against={"exam": Jsonl(kind="jsonl", path="x.jsonl", share=0.5)})
