@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_core.errors import CorpusError
+
 Numbers = NDArray[np.int64]
 
 _PARTITION = 1 << 20  # documents
@@ -69,6 +71,19 @@ class Corpus:
         for shard in range(len(self.shards)):
             if cuts[shard] < cuts[shard + 1]:
                 yield shard, slice(cuts[shard], cuts[shard + 1])
+
+    def lines(self, shard: int) -> Iterator[tuple[int, bytes]]:
+        """The number and the line of every document of a shard.
+
+        Raises:
+            CorpusError: the shard cannot be read.
+        """
+        path = self.shards[shard]
+        try:
+            with path.open("rb") as file:
+                yield from enumerate(file, start=int(self.firsts[shard]))
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
 
     def gather(self, name: str, numbers: Numbers) -> NDArray[Any]:
         """The rows of the signatures' array ``name`` for ``numbers``, in whatever order."""

@@ -106,12 +106,11 @@ def _write_shard(shard: int, corpus: Corpus, parts: int, output: Path) -> None:
         for part in range(parts)
         for number in within(load(corpus.place("survivors", part), "gone"), first, end).tolist()
     )
-    output.mkdir(parents=True, exist_ok=True)
-    path = corpus.shards[shard]
     left = iter(gone)
     following = next(left, None)
-    with path.open("rb") as source, (output / path.name).open("wb") as target:
-        for number, line in enumerate(source, start=first):
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / corpus.shards[shard].name).open("wb") as target:
+        for number, line in corpus.lines(shard):
             if number == following:
                 following = next(left, None)
             else:

@@ -29,7 +29,7 @@ def keep_texts(shard: int, corpus: Corpus, config: DedupConfig) -> None:
     with ExitStack() as stack:
         shingles = stack.enter_context(_Writer(folder, "shingles", np.dtype(np.uint64)))
         beginnings = stack.enter_context(_Writer(folder, "beginnings", np.dtype(np.uint8)))
-        for number, line in _lines(corpus.shards[shard], int(corpus.firsts[shard]), named):
+        for number, line in _chosen(corpus.lines(shard), named):
             text = Document.from_line(line).text
             beginnings.add(number, np.frombuffer(text[:SHOWN].encode(), dtype=np.uint8))
             place = np.searchsorted(candidates, number)
@@ -46,14 +46,13 @@ def _wanted(shard: int, corpus: Corpus, name: str) -> Numbers:
     return np.unique(np.concatenate(found))
 
 
-def _lines(path: Path, first: int, wanted: Numbers) -> Iterator[tuple[int, bytes]]:
+def _chosen(lines: Iterator[tuple[int, bytes]], wanted: Numbers) -> Iterator[tuple[int, bytes]]:
     left = iter(wanted.tolist())
     following = next(left, None)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=first):
-            if number == following:
-                yield number, line
-                following = next(left, None)
+    for number, line in lines:
+        if number == following:
+            yield number, line
+            following = next(left, None)
 
 
 class _Writer:

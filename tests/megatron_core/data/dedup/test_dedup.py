@@ -278,3 +278,12 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert remove_duplicates(tmp_path / "in", output, SURE, tasks) == expected
         for file in files:
             assert (output / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
+
+
+def test_a_shard_that_vanishes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "00007.jsonl"
+    shards = parts.Corpus(tmp_path, (path,), (parts.ShardSize(3, 9, ("a",)),))
+    with pytest.raises(CorpusError, match=r"00007\.jsonl cannot be read: No such file"):
+        list(shards.lines(0))
+    path.write_bytes(b"one\ntwo\n")
+    assert list(shards.lines(0)) == [(0, b"one\n"), (1, b"two\n")]
