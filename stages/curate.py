@@ -22,6 +22,8 @@ def curate(
 
     What follows is off unless the recipe names it (`gopher_quality: {}` takes the defaults):
 
+    * `deidentify`: names, places, dates, numbers and whatever else identifies a person under
+      HIPAA's Safe Harbor become placeholders such as `[**NAME**]`; samples of drops too
     * `gopher_repetition`, `gopher_quality`, `c4_quality`, `fineweb_quality`: datatrove's own
       filters, each with its arguments as keys; the reason is `filter/reason`
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from pydantic import Field
 
 from megatron_core.config.section import Section
+
+PhiClass = Literal[
+    "NAME", "LOCATION", "DATE", "AGE", "PHONE", "FAX", "EMAIL", "SSN", "MRN", "HEALTH_PLAN",
+    "ACCOUNT", "LICENSE", "VEHICLE", "DEVICE", "URL", "IP", "BIOMETRIC", "ID",
+]  # fmt: skip
+PHI_CLASSES: tuple[PhiClass, ...] = get_args(PhiClass)
 
 
 class Language(Section):
@@ -106,6 +114,18 @@ class FineWebQuality(Section):
     language: str = Field("eng", description="Whose words are split, as datatrove names it")
 
 
+class Deidentify(Section):
+    """Replace the identifiers of HIPAA's Safe Harbor by placeholders such as [**NAME**]."""
+
+    classes: list[PhiClass] = Field(list(PHI_CLASSES), min_length=1, description="What is replaced")
+    consistent: bool = Field(
+        False, description="Number placeholders within a document: one name, one [**NAME-1**]"
+    )
+    region: str = Field(
+        "US", pattern="^[A-Z]{2}$", description="Country whose phone numbers need no prefix"
+    )
+
+
 class CurateConfig(Section):
     """Normalize texts and drop those that fail a quality rule; each drop has a reason."""
 
@@ -118,6 +138,9 @@ class CurateConfig(Section):
         0.5, ge=0, le=1, description="Largest share of lines that repeat an earlier line"
     )
     language: Language | None = Field(None, description="Which languages stay; null keeps all")
+    deidentify: Deidentify | None = Field(
+        None, description="What identifies a person is replaced; null replaces nothing"
+    )
     gopher_repetition: GopherRepetition | None = Field(
         None, description="Gopher's rules on repetition; null leaves them out"
     )

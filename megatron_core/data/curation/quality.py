@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from megatron_core.config.corpus.curate import (
     GopherQuality,
     GopherRepetition,
 )
+
+_PLACEHOLDER = re.compile(r"\[\*\*([A-Z_]+)(?:-\d+)?\*\*\]")
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,29 @@ class QualityFilters:
         self._filters = {
             name: build_filter(section) for name, section in sections.items() if section is not None
         }
+        self._deidentified = config.deidentify is not None
 
     def judge(self, text: str) -> Judged:
-        """Try the filters on ``text``; a reason is ``filter/reason``, the latter datatrove's."""
+        """Try the filters on ``text``; a reason is ``filter/reason``, the latter datatrove's.
+
+        In a de-identified text a placeholder counts as one word, not as the marks it is made of.
+        """
         if not self._filters:
             return Judged(text)
         from datatrove.data import Document
 
-        document = Document(text=text, id="")
         for name, quality in self._filters.items():
-            if not document.text:  # datatrove divides by its length
+            edits = name == "c4_quality"
+            plain = self._deidentified and not edits
+            document = Document(text=_PLACEHOLDER.sub(r"\1", text) if plain else text, id="")
+            if not text:  # datatrove divides by its length
                 return Judged("", f"{name}/empty")
-            before, result = document.text, quality.filter(document)
+            result = quality.filter(document)
             kept, reason = result if isinstance(result, tuple) else (result, None)
             if not kept:
-                return Judged(before, f"{name}/{reason}")
-        return Judged(document.text)
+                return Judged(text, f"{name}/{reason}")
+            text = document.text if edits else text
+        return Judged(text)
 
 
 def build_filter(

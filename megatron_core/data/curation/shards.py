@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_core.config import CurateConfig
+from megatron_core.data.curation.deidentification import Deidentifier
 from megatron_core.data.curation.language import LanguageIdentifier
 from megatron_core.data.curation.normalize import normalize
 from megatron_core.data.curation.quality import QualityFilters
@@ -48,7 +49,9 @@ def curate_documents(documents: Path, output: Path, config: CurateConfig, tasks:
 class Curator:
     """Everything that curation does to one document after another.
 
-    A text is normalized; then the rules, the language and the filters are asked.
+    A text is normalized; the rules and the language are asked about it as its author wrote it;
+    then it is de-identified, and the filters see what a model would. Of what was dropped before
+    that, samples are de-identified too.
 
     Raises:
         MissingExtraError: the recipe switches on what needs an extra that is not installed.
@@ -58,6 +61,7 @@ class Curator:
     def __init__(self, config: CurateConfig) -> None:
         self._config = config
         self._language = LanguageIdentifier(config.language) if config.language else None
+        self._deidentifier = Deidentifier(config.deidentify) if config.deidentify else None
         self._filters = QualityFilters(config)
 
     def curate(self, document: Document, tally: Tally) -> Document | None:
@@ -68,20 +72,31 @@ class Curator:
             language, probability = self._language.identify(text)
             tally.count_language(document.source, language)
             reason = self._language.drop_reason(language, probability)
-        edits: dict[str, Any] = {}
-        if reason is None:
-            judged = self._filters.judge(text)
-            reason = judged.reason
-            edits |= _removed(text, judged.text)
-            text = judged.text
         if reason is not None:
-            tally.drop(reason)
-            if tally.wants_sample(reason):
-                tally.add_sample(reason, document.id, text)
+            self._drop(reason, document.id, text, tally)
             return None
+        edits: dict[str, Any] = {}
+        if self._deidentifier is not None:
+            deidentified = self._deidentifier.replace(text)
+            text = deidentified.text
+            if deidentified.counts:
+                edits["deidentified"] = deidentified.counts
+        judged = self._filters.judge(text)
+        if judged.reason is not None:
+            tally.drop(judged.reason, document.id, text)
+            return None
+        edits |= _removed(text, judged.text)
+        text = judged.text
+        tally.count_spans(document.source, edits.get("deidentified", {}))
         tally.keep(document.source, text)
         metadata = document.metadata | ({"edits": edits} if edits else {})
         return replace(document, text=text, metadata=metadata)
+
+    def _drop(self, reason: str, id: str, text: str, tally: Tally) -> None:
+        """Count a document that was not de-identified, and show no more of it than if it were."""
+        if self._deidentifier is not None and tally.wants_sample(reason):
+            text = self._deidentifier.replace(text[: self._config.max_characters]).text
+        tally.drop(reason, id, text)
 
 
 def _curate_shard(shard: Path, folder: Path, config: CurateConfig) -> Tally:

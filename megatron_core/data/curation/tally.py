@@ -33,18 +33,16 @@ class Tally:
         self.characters += len(text)
         self.kept[source] += 1
 
-    def drop(self, reason: str) -> None:
-        """Count a document that goes."""
+    def drop(self, reason: str, id: str, text: str) -> None:
+        """Count a document that goes, and keep its start if it is one of the first."""
         self.dropped[reason] += 1
+        if self.wants_sample(reason):
+            sample = {"id": id, "text": text[:_SAMPLE_CHARACTERS]}
+            self.samples.setdefault(reason, []).append(sample)
 
     def wants_sample(self, reason: str) -> bool:
         """Whether there are not enough samples of ``reason`` yet."""
         return len(self.samples.get(reason, ())) < _SAMPLES
-
-    def add_sample(self, reason: str, id: str, text: str) -> None:
-        """Keep the start of a document that was dropped."""
-        sample = {"id": id, "text": text[:_SAMPLE_CHARACTERS]}
-        self.samples.setdefault(reason, []).append(sample)
 
     def count_language(self, source: str, language: str) -> None:
         """Count a document by its language, whether it stays or goes."""
@@ -52,7 +50,8 @@ class Tally:
 
     def count_spans(self, source: str, spans: Mapping[str, int]) -> None:
         """Count what was replaced in a document that stays."""
-        self.deidentified.setdefault(source, Counter()).update(spans)
+        if spans:
+            self.deidentified.setdefault(source, Counter()).update(spans)
 
     def merge(self, other: Tally) -> None:
         """Add the counts of the next shard."""

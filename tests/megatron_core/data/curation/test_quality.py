@@ -17,6 +17,7 @@ from datatrove.utils.word_tokenizers import SpaCyTokenizer, load_word_tokenizer
 from megatron_core.config import CurateConfig
 from megatron_core.config.corpus.curate import (
     C4Quality,
+    Deidentify,
     FineWebQuality,
     GopherQuality,
     GopherRepetition,
@@ -205,3 +206,12 @@ def test_a_text_without_a_line_left_is_dropped() -> None:
     config = CurateConfig(c4_quality=C4Quality(min_num_sentences=-1), gopher_quality=None,
                           fineweb_quality=FineWebQuality())  # fmt: skip
     assert QualityFilters(config).judge("no full stop").reason == "fineweb_quality/empty"
+
+
+def test_a_placeholder_is_a_word() -> None:
+    text = "[**NAME-1**] wrote to [**NAME-2**] on [**DATE-1**] and to [**NAME**] later."
+    section = GopherQuality(min_doc_words=10, max_doc_words=10, min_stop_words=None)
+    assert QualityFilters(CurateConfig(gopher_quality=section)).judge(text).reason is not None
+    config = CurateConfig(gopher_quality=section, deidentify=Deidentify())
+    assert QualityFilters(config).judge(text).reason is None
+    assert QualityFilters(config).judge(text).text == text
