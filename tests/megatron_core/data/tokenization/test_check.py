@@ -41,14 +41,14 @@ def encode(fast: Letters, slow: Letters, every: int, batches: list[Batch]) -> No
 def test_a_sample_goes_through_both() -> None:
     slow = Letters("slow")
     encode(Letters("fast"), slow, 10, [batch(0, 500), batch(500, 1000)])
-    assert slow.seen[:8] == [f"text {row}" for row in range(8)]
+    assert slow.seen[:4] == [f"text {row}" for row in range(4)]
     assert 70 < len(slow.seen) < 140
     again = Letters("slow")
     encode(Letters("fast"), again, 10, [batch(0, 1000)])
     assert again.seen == slow.seen  # However the shard is cut into batches.
 
 
-@pytest.mark.parametrize("row", [0, 7, 990])
+@pytest.mark.parametrize("row", [0, 3, 990])
 def test_a_difference_stops_the_stage(row: int) -> None:
     fast = Letters("fast", f"text {row}")
     problem = f"fast encodes notes/{row} of shard.jsonl to other tokens than slow"
