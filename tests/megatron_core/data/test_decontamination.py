@@ -142,6 +142,8 @@ def test_removed_say_what_was_found_where(
         quoted = random_.choice(exams).split()
         quoted = quoted[: random_.randint(1, len(quoted))]
         texts[i] = " ".join([texts[i], *quoted, texts[i + 1], texts[i + 2]])
+    for i in range(80, 85):
+        texts[i] = " ".join([*[exams[i - 80]] * 3, texts[i]])  # said again, it counts again
     documents = write(tmp_path / "in", texts, shards)
     config = DecontaminateConfig(
         heldout=0.1, ngram=3, max_overlap=0.4, max_covered=0.5,
@@ -178,6 +180,26 @@ def test_removed_say_what_was_found_where(
     assert {line["against"] for line in removed.values()} >= {"exam", "quiz"}
     assert min(line["overlap"] for line in removed.values()) < 0.3
     assert len(removed) < 100
+
+
+def test_the_first_of_equal_texts_is_named(tmp_path: Path) -> None:
+    """By source and row, whatever the shards."""
+    text = " ".join(f"w{n}" for n in range(20))
+    documents = [Document("ab"[row % 2], row, text) for row in range(60)]
+    documents += [Document("c", row, other) for row, other in enumerate(sentences(20))]
+    config = DecontaminateConfig(heldout=0.3)
+    first = min((d.source, d.row) for d in documents if is_heldout(d, config))
+    for name, order in (("a", documents), ("b", documents[::-1])):
+        write_shard(tmp_path / name / "in/00000.jsonl", order[:25])
+        write_shard(tmp_path / name / "in/00001.jsonl", order[25:])
+        decontaminate_documents(
+            tmp_path / name / "in",
+            tmp_path / name / "out",
+            config,
+            ShuffledTasks(),
+        )
+        lines = (tmp_path / name / "out/removed.jsonl").read_text().splitlines()
+        assert {json.loads(line)["record"] for line in lines} == {"{}/{}".format(*first)}
 
 
 def test_a_phrase_of_many_texts_covers_none_of_them(
