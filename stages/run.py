@@ -129,7 +129,7 @@ def stage_run(
     overrides: Sequence[str] | None,
     dry_run: bool,
     inputs: Sequence[str] = (),
-    layout: str | None = None,
+    layout: str | Layout | None = None,
     trains: str | None = None,
     keep: bool = True,
     resumable: bool = False,
@@ -148,7 +148,10 @@ def stage_run(
     """
     recipe = load_recipe(params, overrides or ())
     section: Section = getattr(recipe, name)
-    chosen = _choose_layout(layout, trains or name, recipe) if layout else Layout()
+    if isinstance(layout, str):
+        chosen = _choose_layout(layout, trains or name, recipe)
+    else:
+        chosen = layout or Layout()
     if dry_run:
         _print_plan(name, section, inputs, chosen)
         raise typer.Exit

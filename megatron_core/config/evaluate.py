@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from megatron_core.config.section import Section
@@ -49,7 +51,28 @@ class EvaluateConfig(Section):
         None, description="Ingested source of kind hpo; null asks no questions"
     )
     choices: int = Field(4, ge=2, description="Answers to choose from")
-    batch_size: int = Field(8, ge=1, description="Requests scored together")
+    tasks: list[str] = Field(
+        default_factory=list, description="Tasks and groups of lm-eval, by name, beside ours"
+    )
+    include: str | None = Field(None, description="Folder with further tasks, as lm-eval's YAML")
+    limit: int | None = Field(None, ge=1, description="First documents of each such task; all")
+    hub: bool = Field(
+        False, description="Such tasks may fetch their data from the Hugging Face Hub"
+    )
+    scorers: list[Literal["native", "hugging_face"]] = Field(
+        ["native", "hugging_face"],
+        min_length=1,
+        description="Our model, its export through transformers, or both, whose difference is "
+        "told; the numbers are those of the first",
+    )
+    batch_tokens: int | None = Field(
+        None, ge=8, description="Score in rows of so many tokens; null scores each request alone"
+    )
+    shards: int | None = Field(
+        None, ge=1, description="Tensor shards of the arithmetic; null is those of the training"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of weights and activations")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where models are scored")
     threads: int = Field(1, ge=1, description="CPU threads; they can change bits")
     seed: int = Field(1, ge=0, description="Of the choice of documents and distractors")
     generation: GenerationConfig = Field(

@@ -1,26 +1,29 @@
-"""Run lm-eval on an exported model, on tasks made here and without a network."""
+"""Run lm-eval on a model: on tasks made here, and on its own by name."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
+from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from rich.progress import Progress
 
-from megatron_core.config import EvaluateConfig
 from megatron_core.errors import ReforgeError
+from megatron_core.evaluation.catalogue import TaskDict
+from megatron_core.evaluation.intervals import Interval, bootstrap, mean_interval
 from megatron_core.evaluation.tasks import QUESTIONS, TaskSet, task_name
-from megatron_core.progress import progress_bar
+from megatron_core.identity import hash_bytes
+
+Metrics = dict[str, dict[str, Any]]
+_FEW_SHOT_SEED = 1234  # lm-eval's own
 
 
 @dataclass(frozen=True)
@@ -32,89 +35,129 @@ class HarnessResult:
         perplexity: lm-eval's metrics of the passages, by source.
         questions: lm-eval's metrics of the questions, empty when there are none.
         tokens: the tokens of each passage as lm-eval saw them, by source.
+        named: Of each task that was asked for by name its metrics: ``value``, ``higher_is_better``
+            and, with an interval, ``low``, ``high`` and its ``kind``.
+        groups: lm-eval's metrics of groups of such tasks.
+        data: Of each such task the hash of its ``documents`` and of all its ``requests``, which
+            also show the examples and the wording.
+        chance: Accuracy of a guess, of each such task that lets choose.
     """
 
     log_likelihoods: dict[str, list[float]]
     perplexity: dict[str, dict[str, float]]
     questions: dict[str, float]
     tokens: dict[str, list[list[int]]]
-
-
-class _Model(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """lm-eval's Hugging Face model with one progress bar instead of one per batch."""
-
-    def __init__(self, bar: Progress, description: str, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.model.config.use_cache = False  # a cache that nothing reads costs a tenth
-        self._bar = bar
-        self._task = bar.add_task(description, total=None)
-
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(
-            requests, disable_tqdm=True, override_bs=override_bs
-        )
-        self._bar.advance(self._task, len(requests))
-        return answers
-
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return answers
-
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        return answers
+    named: dict[str, Metrics] = field(default_factory=dict)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
 
 
 def run_harness(
-    folder: Path, tasks: TaskSet, config: EvaluateConfig, *, context: int, name: str
+    model: TemplateLM, tasks: TaskSet, named: TaskDict, *, limit: int | None = None, seed: int = 0
 ) -> HarnessResult:
-    """Score the Hugging Face model in ``folder`` on ``tasks`` with lm-eval, on the CPU in fp32.
+    """Score ``model`` on ``tasks`` and on the ``named`` ones of lm-eval.
 
-    A passage starts after the beginning-of-sequence token and is scored in consecutive windows
-    of ``context`` tokens. Each window sees the last token of the one before, the last
-    window as many as make it as long as the others.
+    A passage starts after the token that texts begin after, and is scored in consecutive windows
+    of the model's context. Each window sees the last token of the one before, the last window as
+    many as make it as long as the others.
 
     Args:
-        folder: Model and tokenizer.
-        tasks: What to score.
-        config: Batch size and threads.
-        context: Tokens the model sees at most.
-        name: Of the model, for the progress bar.
+        model: Ours or an exported one.
+        tasks: Made here.
+        named: As ``load_tasks`` gives them.
+        limit: First documents of each named task; None is all.
+        seed: Of the intervals' resamples.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        with _quiet(), progress_bar() as bar:
-            model = _Model(
-                bar, f"scoring {name}", pretrained=str(folder), device="cpu", dtype="float32",
-                batch_size=config.batch_size, max_length=context, add_bos_token=False,
-            )  # fmt: skip
-            found = evaluate(
-                model,
-                {"tasks": _lm_eval_tasks(tasks)},
-                bootstrap_iters=0,  # standard errors of perplexities are drawn at random
-                log_samples=True,
-            )
-            tokens = {
-                source: [model.tok_encode(passage.text) for passage in passages]
-                for source, passages in tasks.passages.items()
-            }
-    finally:
-        torch.set_num_threads(threads)
-    return _collect(found, tasks, tokens)
+    for task in named["tasks"].values():
+        task.set_fewshot_seed(_FEW_SHOT_SEED)  # else a second model would be shown other examples
+    with quiet():
+        own = evaluate(
+            model,
+            {"tasks": _lm_eval_tasks(tasks)},
+            bootstrap_iters=0,  # standard errors of perplexities are drawn at random
+            log_samples=True,
+        )
+        others = evaluate(model, named, limit=limit, bootstrap_iters=0) if named["tasks"] else {}
+        tokens = {
+            source: [model.tok_encode(passage.text) for passage in passages]
+            for source, passages in tasks.passages.items()
+        }
+    if own is None or others is None:
+        raise ReforgeError("lm-eval gave no results: another launcher than ours started the ranks")
+    result = _collect(own, tasks, tokens)
+    if not others:
+        return result
+    for name, task in named["tasks"].items():
+        samples = others["samples"][name]
+        result.named[name] = _metrics(others["results"][name], samples, task, seed)
+        result.data[name] = _data(samples)
+        if task.OUTPUT_TYPE == "multiple_choice":
+            guesses = [1 / len(row["arguments"]) for row in samples]
+            result.chance[name] = math.fsum(guesses) / len(guesses)
+    for name, values in others.get("groups", {}).items():
+        result.groups[name] = _numbers(values)
+    return result
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and "," in key and "_stderr" not in key
+    }
+
+
+def _metrics(
+    values: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], task: Any, seed: int
+) -> Metrics:
+    """A task's metrics with their intervals over documents."""
+    made: Metrics = {}
+    for key, value in _numbers(values).items():
+        metric, _, kind = key.partition(",")
+        items = [s[metric] for s in samples if s["filter"] == kind and metric in s]
+        made[key if kind != "none" else metric] = {
+            "value": value,
+            "higher_is_better": bool(task.higher_is_better().get(metric, True)),
+            "documents": len(items),
+            **_interval(items, value, task.aggregation().get(metric), seed),
+        }
+    return made
+
+
+def _interval(items: Sequence[Any], value: float, aggregate: Any, seed: int) -> dict[str, Any]:
+    found: Interval | None = None
+    numbers = all(isinstance(item, int | float) for item in items)
+    if len(items) < 2 or aggregate is None:
+        return {}
+    if numbers and abs(sum(items) / len(items) - value) < 1e-9:
+        found = mean_interval([float(item) for item in items], seed)
+    else:
+        found = bootstrap(items, aggregate, seed)
+    return asdict(found) if found else {}
+
+
+def _data(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    first = samples[0]["filter"]
+    rows = sorted((s for s in samples if s["filter"] == first), key=lambda s: int(s["doc_id"]))
+    return {
+        "documents": _hash([row["doc"] for row in rows]),
+        "requests": _hash([row["arguments"] for row in rows]),
+    }
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hash_bytes(text.encode())
 
 
 def _lm_eval_tasks(tasks: TaskSet) -> dict[str, ConfigurableTask]:
     """The tasks as lm-eval's own; the rows come from memory, so that no path is recorded."""
     made = {}
     for source, passages in tasks.passages.items():
-        # Neighbours are padded to one length, and rolling windows are batched as they come.
-        by_length = sorted(passages, key=lambda passage: len(passage.text))
         made[task_name(source)] = {
             "output_type": "loglikelihood_rolling",
-            "custom_dataset": partial(_rows, [asdict(passage) for passage in by_length]),
+            "custom_dataset": partial(_rows, [asdict(passage) for passage in passages]),
             "doc_to_text": "",
             "doc_to_target": "{{text}}",
             "metric_list": [_metric(name) for name in _PERPLEXITIES],
@@ -154,10 +197,8 @@ def _rows(rows: list[dict[str, Any]], **_: Any) -> dict[str, Dataset]:
 
 
 def _collect(
-    found: dict[str, Any] | None, tasks: TaskSet, tokens: dict[str, list[list[int]]]
+    found: Mapping[str, Any], tasks: TaskSet, tokens: dict[str, list[list[int]]]
 ) -> HarnessResult:
-    if found is None:
-        raise ReforgeError("lm-eval gave no results: evaluate runs in one process, not on ranks")
     log_likelihoods, perplexity = {}, {}
     for source, passages in tasks.passages.items():
         name = task_name(source)
@@ -178,7 +219,7 @@ def _collect(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what lm-eval and its libraries say about settings that are meant as they are."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers", "datasets")]
     levels = [logger.level for logger in loggers]
