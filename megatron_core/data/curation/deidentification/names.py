@@ -91,7 +91,7 @@ class Names:
         pairs = zip(tokens, belongs, strict=True)
         if not any(may and _is_long(text[a:b]) for (a, b), may in pairs):
             return
-        if len(tokens) > 3 or any(text[a:b].lower() in self._no_names for a, b in tokens):
+        if len(tokens) > 3:
             if from_end:
                 tokens, belongs = tokens[::-1], belongs[::-1]
             tokens = tokens[: [*belongs, False].index(False)]

@@ -27,6 +27,7 @@ _LABELLED = {
 _SSN = regex.compile(
     r"(?<![\w-])\d{3}([- .])\d{2}\1\d{4}(?![\w-])|\b[xX]{3}-?[xX]{2}-?\d{4}\b"
     r"|\*{3}-?\*{2}-?\d{4}\b"
+    r"|\b[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D]\b"  # National Insurance, UK
 )
 _LAST_FOUR = regex.compile(
     r"(?i)\b(?:ssn|social security)[^.\n\d]{0,20}\bending (?:in|with) (?P<found>\d{4})\b"

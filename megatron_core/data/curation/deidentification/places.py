@@ -27,7 +27,7 @@ _CODE_FIELD = regex.compile(
 )
 _ADDRESS_FIELD = regex.compile(
     r"(?i:\b(?:(?:home|mailing|street|permanent|current|work|billing) )?(?:address|residence))"
-    r"[ ]?[:=][ ]?(?P<found>[^\n|;]{4,120}?)(?=[ ]*(?:[|;\n]|$|\.[ ]+\p{Lu}|"
+    r"[ ]?[:=][ ]?(?P<found>[^\n|;]{4,120}?)(?=[ ]*(?:[|;\n]|$|(?<=\p{Ll}{2})\.[ ]+\p{Lu}|"
     r",?[ ]+(?i:tele?phone|phone|tel|mobile|e-?mail|fax|mrn|dob|ssn|contact)\b))"
 )
 _COUNTY = regex.compile(rf"\b(?P<found>{_TOWN}[ ](?:County|Parish|Borough|Township|Village))\b")
