@@ -8,4 +8,9 @@ from torch import Tensor
 
 def wide(x: Tensor) -> Tensor:
     """``x`` in fp32, or in fp64 where it is."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(wide_dtype(x.dtype))
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32, or fp64 of fp64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -24,7 +24,7 @@ def convert(
     os.environ.setdefault("TQDM_DISABLE", "1")
     from megatron_core.checkpoint import StoredWeights, find_checkpoints, read_checkpoint
     from megatron_core.config import ModelConfig
-    from megatron_core.conversion import export_decoder
+    from megatron_core.conversion import export_model
 
     with stage_run(
         "convert", params=params, overrides=overrides, dry_run=dry_run,
@@ -37,8 +37,8 @@ def convert(
         ):
             path = find_checkpoints(folder)[-1]
             checkpoint = read_checkpoint(path)
-            certificate = export_decoder(
-                dict(StoredWeights(path)),
+            certificate = export_model(
+                StoredWeights(path),
                 ModelConfig.model_validate(checkpoint.model["config"]),
                 run.input("tokenizer"),
                 run.output / name,

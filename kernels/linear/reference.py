@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.precision import wide, wide_dtype
+
 
 def linear(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """``x [..., in] @ weight [out, in]ᵀ`` in ``dtype``, by default that of ``x``."""
@@ -22,7 +24,8 @@ def input_gradient(gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Te
         gradients: ``[..., out_i]`` of each layer's output.
         weights: ``[out_i, in]``; the products are added in this order.
     """
-    total = _product(gradients[0].flatten(0, -2), weights[0], torch.float32)
+    first = gradients[0].flatten(0, -2)
+    total = _product(first, weights[0], wide_dtype(first.dtype))
     for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
         _add_product(total, gradient.flatten(0, -2), weight)
     return total.view(*gradients[0].shape[:-1], weights[0].shape[1])
@@ -39,11 +42,11 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=dtype)
     # A CPU multiplies halves a hundred times slower than floats, and the sums are fp32 anyway.
-    return (a.float() @ b.float()).to(dtype)
+    return (wide(a) @ wide(b)).to(dtype)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    if a.is_cuda and a.dtype != torch.float32:
+    if a.is_cuda and a.dtype not in (torch.float32, torch.float64):
         total.add_(torch.mm(a, b, out_dtype=torch.float32))
     else:
-        total.addmm_(a.float(), b.float())
+        total.addmm_(wide(a), wide(b))

@@ -1,5 +1,6 @@
 """The recipe: one strict model per section of ``params.yaml``."""
 
+from megatron_core.config.convert import ConvertConfig
 from megatron_core.config.corpus import (
     ByteBpe,
     CurateConfig,
@@ -27,11 +28,7 @@ from megatron_core.config.model import ExpertsConfig, ModelConfig
 from megatron_core.config.prediction import MaskingConfig, PredictionConfig
 from megatron_core.config.pretrain import PretrainConfig
 from megatron_core.config.recipe import STAGES, Recipe, training_runs
-from megatron_core.config.results import (
-    AuditConfig,
-    ConvertConfig,
-    ReportConfig,
-)
+from megatron_core.config.results import AuditConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import (
     AdamW,

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from megatron_core.config.convert import ConvertConfig
 from megatron_core.config.corpus import (
     ByteBpe,
     CurateConfig,
@@ -24,7 +25,7 @@ from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
 from megatron_core.config.model import ModelConfig
 from megatron_core.config.prediction import MaskingConfig, PredictionConfig
 from megatron_core.config.pretrain import PretrainConfig
-from megatron_core.config.results import AuditConfig, ConvertConfig, ReportConfig
+from megatron_core.config.results import AuditConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
 

@@ -1,21 +1,10 @@
-"""The sections convert, audit and report."""
+"""The sections audit and report."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import Field
 
 from megatron_core.config.section import Section
-
-
-class ConvertConfig(Section):
-    """Write the models as Hugging Face folders and compare logits with ours."""
-
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the stored weights")
-    max_logit_difference: float = Field(
-        1e-3, gt=0, description="Largest difference from ours that passes, in float32"
-    )
 
 
 class AuditConfig(Section):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.cross_entropy import cross_entropy_sum
+from kernels.precision import wide
 from megatron_core.config import ModelConfig
 from megatron_core.model.language_model import LanguageModel
 from megatron_core.model.linear import collect, replicated
@@ -60,7 +61,7 @@ class Classifier(nn.Module):
     def logits(self, chunks: Sequence[Tensor], lengths: Tensor, places: Sequence[Place]) -> Tensor:
         """Logits ``[b, classes]`` of the residual stream of whole sequences, in one chunk."""
         ((x,), (place,)) = self.decoder.normed(chunks, places), places
-        hidden = collect(x, self.share.tensor).float()  # a sum over a text may overflow a half
+        hidden = wide(collect(x, self.share.tensor))  # a sum over a text may overflow a half
         positions = torch.arange(hidden.shape[0], device=hidden.device)
         real = (positions[:, None] < lengths)[..., None].to(hidden.dtype)
         mean = (hidden * real).sum(dim=0) / lengths[:, None].to(hidden.dtype)

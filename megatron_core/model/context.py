@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from kernels.precision import wide, wide_dtype
 from megatron_core.collectives import ContextSpan, tree_sum
 
 
@@ -50,9 +51,9 @@ class _Visible(Function):
             start = span.chunk(leaf) * size
             # A query that did not see the chunk adds zeros, also on ranks where none did.
             parts = [
-                g[start : start + size].float()
+                wide(g[start : start + size])
                 if g.shape[0] > start
-                else g.new_zeros(size, *g.shape[1:], dtype=torch.float32)
+                else g.new_zeros(size, *g.shape[1:], dtype=wide_dtype(g.dtype))
                 for g in gradients
             ]
             sums.append(tree_sum(parts))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from kernels.linear import add_weight_gradient, input_gradient, linear
+from kernels.precision import wide, wide_dtype
 from kernels.swiglu import swiglu
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.collectives.rows import exchange_rows
@@ -45,7 +46,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, place: Place, slices: int) -> list[Tensor]:
         """Logits fp32 ``[n, e]`` of each slice of ``x [slices · s, b, hidden]``."""
-        scores = whole(x, self.weight, place.leaf, slices, torch.float32)
+        scores = whole(x, self.weight, place.leaf, slices, wide_dtype(x.dtype))
         return [part.flatten(0, 1) for part in scores]
 
 
@@ -120,10 +121,10 @@ class Experts(nn.Module):
         )
         experts: list[Expert] = list(self.experts.values())  # type: ignore[arg-type]
         shards = range(len(self.share.tensor.local))
-        wide = [w for i in shards for e in experts for w in (e.gate.shards[i], e.up.shards[i])]
+        outer = [w for i in shards for e in experts for w in (e.gate.shards[i], e.up.shards[i])]
         narrow = [e.down.shards[i] for i in shards for e in experts]
         order, place = assignment.order, assignment.place
-        both = _ToExperts.apply(x, order, place, shared, *wide)  # type: ignore[no-untyped-call]
+        both = _ToExperts.apply(x, order, place, shared, *outer)  # type: ignore[no-untyped-call]
         # One segment at a time: at the end of a tensor an exponential may be computed otherwise.
         inner = [swiglu(both[i], both[i + 1]) for i in range(0, len(both), 2)]
         result: Tensor = _FromExperts.apply(weights, order, place, shared, *inner, *narrow)  # type: ignore[no-untyped-call]
@@ -189,7 +190,7 @@ class _Shared:
 
     def partial(self, dtype: torch.dtype) -> torch.dtype:
         """Of results that are yet to be added over shards."""
-        return torch.float32 if self.span.shards > 1 else dtype
+        return wide_dtype(dtype) if self.span.shards > 1 else dtype
 
     def scatter(self, parts: Sequence[Tensor]) -> Tensor:
         """The tree sum of one ``[n, …]`` of each shard, of which each rank keeps its slices."""
@@ -199,7 +200,7 @@ class _Shared:
         """Where gradients are added when there is no leaf to give them to."""
         if self.leaf is not None:
             return [None] * len(weights)
-        return [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        return [torch.zeros_like(wide(weight)) for weight in weights]
 
     def give(
         self, weight: Tensor, gradient: Tensor, x: Tensor, source: int, total: Tensor | None
@@ -283,7 +284,7 @@ class _FromExperts(Function):
         inputs, results = saved[:count], saved[count:]
         whole = shared.span.gather(gradient).flatten(0, 1)
         chosen = dispatch(whole, order, place.shape[1])
-        weighted = chosen.float() * weights.flatten()[order, None]
+        weighted = wide(chosen) * weights.flatten()[order, None]
         rows = shared.traffic.there(weighted.to(gradient.dtype))
         sums = shared.sums(layers)
         grads = []
@@ -291,7 +292,7 @@ class _FromExperts(Function):
             part = rows[segment.rows]
             grads.append(input_gradient([part], [layers[layer]]).to(x.dtype))
             shared.give(layers[layer], part, x, segment.source, sums[layer])
-        agreement = [(chosen.float() * result.float()).sum(dim=1)[place] for result in results]
+        agreement = [(wide(chosen) * wide(result)).sum(dim=1)[place] for result in results]
         return shared.scatter(agreement), None, None, None, *grads, *_cast(sums, layers)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from kernels.linear import add_weight_gradient, input_gradient, linear
-from kernels.precision import wide
+from kernels.precision import wide, wide_dtype
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.model.place import GradientLeaf
 
@@ -180,9 +180,10 @@ class _Rows(Function):
         inputs, weights = tensors[:count], tensors[count:]
         ctx.save_for_backward(*inputs)
         ctx.span, ctx.leaf, ctx.weights = span, leaf, weights
-        partial = torch.float32 if span.shards > 1 else inputs[0].dtype
+        dtype = inputs[0].dtype
+        partial = wide_dtype(dtype) if span.shards > 1 else dtype
         parts = [linear(x, w, partial) for x, w in zip(inputs, weights, strict=True)]
-        return span.scatter_sum(tree_sum(parts)).to(inputs[0].dtype)
+        return span.scatter_sum(tree_sum(parts)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

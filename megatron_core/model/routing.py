@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from kernels.precision import wide
 from megatron_core.config import ExpertsConfig
 
 
@@ -131,8 +132,8 @@ def combine(rows: Tensor, place: Tensor, weights: Tensor | None = None) -> Tenso
         place: int64 ``[n, k]``.
         weights: fp32 ``[n, k]``; one each when left out.
     """
-    total = torch.zeros(len(place), rows.shape[1], device=rows.device)
+    total = wide(rows.new_zeros(len(place), rows.shape[1]))
     for rank in range(place.shape[1]):
-        part = rows.index_select(0, place[:, rank]).float()
+        part = wide(rows.index_select(0, place[:, rank]))
         total += part if weights is None else part * weights[:, rank, None]
     return total

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from kernels.cross_entropy import IGNORED, cross_entropy_sum
+from kernels.precision import wide
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.model.linear import Split
 from megatron_core.model.place import GradientLeaf
@@ -62,7 +63,7 @@ class _Embed(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (tokens,) = ctx.saved_tensors
-        whole = ctx.span.gather(gradient).float()
+        whole = wide(ctx.span.gather(gradient))
         grads: list[Tensor | None] = []
         for shard, weight in zip(ctx.span.local, ctx.weights, strict=True):
             row, part = tokens, whole
@@ -83,15 +84,15 @@ class _CrossEntropy(Function):
 
     @staticmethod
     def forward(ctx: Any, targets: Tensor, span: Span, *logits: Tensor) -> Tensor:
-        wide = [x.float() for x in logits]
-        largest = wide[0].amax(dim=-1)
-        for x in wide[1:]:
+        full = [wide(x) for x in logits]
+        largest = full[0].amax(dim=-1)
+        for x in full[1:]:
             largest = torch.maximum(largest, x.amax(dim=-1))
         largest = span.maximum(largest)
-        exponentials = tree_sum([(x - largest[:, None]).exp_().sum(dim=-1) for x in wide])
+        exponentials = tree_sum([(x - largest[:, None]).exp_().sum(dim=-1) for x in full])
         total = span.sum(exponentials)
         found = []
-        for shard, x in zip(span.local, wide, strict=True):
+        for shard, x in zip(span.local, full, strict=True):
             inside, row = _rows(targets, shard, x.shape[1])
             found.append(x.gather(1, row[:, None])[:, 0] * inside)
         target = span.sum(tree_sum(found))
@@ -107,7 +108,7 @@ class _CrossEntropy(Function):
         grads = []
         for shard, x in zip(ctx.span.local, logits, strict=True):
             inside, row = _rows(targets, shard, x.shape[1])
-            p = (x.float() - largest[:, None]).exp_().div_(total[:, None])
+            p = (wide(x) - largest[:, None]).exp_().div_(total[:, None])
             p.scatter_add_(1, row[:, None], -inside[:, None].to(p.dtype))
             grads.append(p.mul_(scale[:, None]).to(x.dtype))
         return None, None, *grads

@@ -1,0 +1,52 @@
+"""Whether transformers computes from a folder what we compute from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_core.config import ModelConfig
+from megatron_core.model import LanguageModel, load_parameters
+
+
+def logit_difference(weights: Mapping[str, Tensor], model: ModelConfig, folder: Path) -> float:
+    """The largest difference between our logits and those of transformers, both in fp32.
+
+    The inputs are two sequences of fixed pseudo-random tokens. One thread computes, so that the
+    number does not depend on how many there are. Both models are in memory whole.
+    """
+    tokens = probe(model)
+    ours = LanguageModel(model)
+    load_parameters(ours, weights)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            expected = ours(tokens)
+            del ours
+            theirs = load_transformers(folder, model)
+            return float((expected - theirs(tokens).logits).abs().max())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def probe(model: ModelConfig) -> Tensor:
+    """Fixed inputs int64 ``[2, s]`` for ``model``; they reach past a sliding window if they can."""
+    generator = torch.Generator().manual_seed(1)
+    length = min(model.positions, max(64, 2 * min(model.window or 0, 256)))
+    return torch.randint(model.vocabulary, (2, length), generator=generator)
+
+
+def load_transformers(folder: Path, model: ModelConfig) -> torch.nn.Module:
+    """The model of transformers in ``folder``, in fp32, for evaluation; no code of its own runs."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    kind = AutoModelForCausalLM if model.kind == "decoder" else AutoModelForMaskedLM
+    loaded: torch.nn.Module = kind.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
+        use_safetensors=True,
+    )  # fmt: skip
+    return loaded.eval()
