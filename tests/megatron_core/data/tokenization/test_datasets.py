@@ -212,13 +212,15 @@ def test_a_killed_run_goes_on(
         monkeypatch.setattr(shard, "read_batches", reading)
 
     def stop_joining(dataset: datasets._Dataset) -> dict[str, int]:
-        if dataset.source == "papers":
+        joined.append((dataset.split, dataset.source))
+        if dataset.source == "papers" and len(joined) == 3:
             (output / "train").mkdir(exist_ok=True)
             (output / "train/papers_text_document.bin").write_bytes(b"half")
             raise KeyboardInterrupt
         return join(dataset)
 
     opened: list[Path] = []
+    joined: list[tuple[str, str]] = []
     stop_at("00001")
     with pytest.raises(KeyboardInterrupt):
         tokenize_documents(documents, tokenizer, output, TokenizeConfig(), tasks)
@@ -226,9 +228,9 @@ def test_a_killed_run_goes_on(
     monkeypatch.setattr(datasets, "_join", stop_joining)
     with pytest.raises(KeyboardInterrupt):
         tokenize_documents(documents, tokenizer, output, TokenizeConfig(), tasks)
-    monkeypatch.setattr(datasets, "_join", join)
     assert tokenize_documents(documents, tokenizer, output, TokenizeConfig(), tasks) == expected
     assert len(opened) == len(set(opened)) == 6  # No shard was done twice.
+    assert joined == [("heldout", "notes"), ("train", "notes"), *[("train", "papers")] * 2]
     for path in (tmp_path / "whole").rglob("*.*"):
         assert (output / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
 
