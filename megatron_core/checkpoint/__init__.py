@@ -15,7 +15,7 @@ from megatron_core.checkpoint.loading import (
 )
 from megatron_core.checkpoint.parts import Part, Placement
 from megatron_core.checkpoint.saver import CheckpointSaver
-from megatron_core.checkpoint.whole import save_checkpoint
+from megatron_core.checkpoint.whole import save_checkpoint, save_weights
 
 __all__ = [
     "Checkpoint",
@@ -32,5 +32,6 @@ __all__ = [
     "prune_checkpoints",
     "read_checkpoint",
     "save_checkpoint",
+    "save_weights",
     "verify_checkpoint",
 ]

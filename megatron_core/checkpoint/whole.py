@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from megatron_core.checkpoint.description import Checkpoint
+from megatron_core.checkpoint.description import DESCRIPTION, Checkpoint, checkpoint_root
+from megatron_core.checkpoint.digests import block_digests, combine_digests
 from megatron_core.checkpoint.parts import Part, Placement
 from megatron_core.checkpoint.saver import CheckpointSaver
+from megatron_core.chunks import Chunk, write_chunks
+from megatron_core.errors import ReforgeError
+from megatron_core.files import staged_folder, write_json
+from megatron_core.identity import Environment, FileEntry, hash_file
+from megatron_core.optimizer.flat import BLOCK
+
+# Elements written as one chunk, 16 MiB, as the trainer writes them.
+_CHUNK = 256 * BLOCK
 
 
 def save_checkpoint(
@@ -47,3 +58,84 @@ def save_checkpoint(
         path, parts, placements, step=step, run=run, model=model, layout=layout, scalars=scalars
     )
     return cast(Checkpoint, saver.wait())
+
+
+def save_weights(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    run: str,
+    model: Mapping[str, Any],
+) -> Checkpoint:
+    """Save weights alone, as of a model that comes from elsewhere: step 0, no moments.
+
+    One tensor is in memory at a time. Any training can start from it, on any grid.
+
+    Args:
+        path: Folder to create, replaced if it exists.
+        weights: Whole fp32 tensors by name; each is asked for once, in the order of ``shapes``.
+        shapes: Of all of them.
+        run: Where the weights come from.
+        model: What is needed to build the model again.
+
+    Raises:
+        ReforgeError: the disk refuses, or a tensor is not as announced.
+    """
+    placements = {name: Placement(shape=shape) for name, shape in shapes.items()}
+    leaves: dict[str, str] = {}
+    tensor = "", torch.empty(0)
+
+    def read(chunk: Chunk) -> Tensor:
+        nonlocal tensor
+        name = chunk.tensor.split("/")[1]
+        if tensor[0] != name:
+            tensor = "", torch.empty(0)  # let the last one go before the next is read
+            tensor = name, _flat(weights[name], name, shapes[name])
+            digests = block_digests(tensor[1])
+            leaf = combine_digests(chunk.tensor, placements[name], [(0, digests)])
+            leaves[chunk.tensor] = cast(str, leaf)
+        (start,), (size,) = chunk.offsets, chunk.sizes
+        return tensor[1][start : start + size]
+
+    with staged_folder(path) as staging:
+        folder = staging / "weights"
+        write_chunks(folder, [c for name, shape in shapes.items() for c in _cut(name, shape)], read)
+        files = {
+            file.relative_to(staging).as_posix(): FileEntry(
+                size=file.stat().st_size, sha256=hash_file(file)
+            )
+            for file in sorted(folder.iterdir())
+        }
+        ordered = dict(sorted(leaves.items()))
+        checkpoint = Checkpoint(
+            step=0,
+            root=checkpoint_root(ordered, 0, {}),
+            leaves=ordered,
+            tensors=dict(sorted(placements.items())),
+            scalars={},
+            files=files,
+            run=run,
+            model=dict(model),
+            layout={},
+            environment=Environment.current(),
+        ).sealed()
+        write_json(staging / DESCRIPTION, checkpoint.model_dump(mode="json"))
+    return checkpoint
+
+
+def _cut(name: str, shape: tuple[int, ...]) -> list[Chunk]:
+    """The chunks of a tensor that is one grid shard."""
+    count = math.prod(shape)
+    return [
+        Chunk(f"weights/{name}/0", (count,), (start,), (min(_CHUNK, count - start),), torch.float32)
+        for start in range(0, count, _CHUNK)
+    ]
+
+
+def _flat(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+        raise ReforgeError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, not float32 {list(shape)}"
+        )
+    return tensor.detach().reshape(-1)

@@ -82,12 +82,12 @@ class Grouped:
     name: str = "grouped"
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        by_group = [part.view(self.groups, -1, *part.shape[1:]) for part in parts]
+        by_group = [part.reshape(self.groups, -1, *part.shape[1:]) for part in parts]
         return torch.cat(by_group, dim=1).flatten(0, 1)
 
     def split(self, whole: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         rows = [shape[0] // self.groups for shape in shapes]
-        by_group = whole.view(self.groups, -1, *whole.shape[1:])
+        by_group = whole.reshape(self.groups, -1, *whole.shape[1:])
         return [part.flatten(0, 1) for part in torch.split(by_group, rows, dim=1)]
 
 

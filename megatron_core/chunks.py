@@ -1,0 +1,295 @@
+"""Tensors in and out of ``torch.distributed.checkpoint``, a chunk in memory at a time.
+
+The library's own writer keeps every tensor of a file until the file is done. This one asks for a
+chunk when its turn comes and lets it go once it is written.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import (
+    FileSystemReader,
+    FileSystemWriter,
+    _StorageInfo,
+)
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    SavePlan,
+    SavePlanner,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from megatron_core.errors import IntegrityError
+
+METADATA = ".metadata"
+_FILE = "__0_0.distcp"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A box of elements of one tensor.
+
+    Attributes:
+        tensor: Name of the tensor.
+        shape: Of the whole tensor.
+        offsets: First element of the box along each dimension.
+        sizes: Of the box along each dimension.
+        dtype: Of the tensor.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def index(self) -> MetadataIndex:
+        """Its name in the library."""
+        return MetadataIndex(self.tensor, torch.Size(self.offsets))
+
+    @property
+    def box(self) -> ChunkStorageMetadata:
+        """Its place in the library."""
+        return ChunkStorageMetadata(torch.Size(self.offsets), torch.Size(self.sizes))
+
+
+def write_chunks(
+    folder: Path,
+    chunks: Sequence[Chunk],
+    read: Callable[[Chunk], Tensor],
+    objects: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write ``chunks``, in their order, and ``objects`` to ``folder``; one process.
+
+    ``read`` gives each chunk, of its sizes and dtype, on the CPU; what it raises is raised.
+    """
+    planner = _SavePlanner(chunks, read, objects or {})
+    try:
+        with _quiet():
+            save({}, storage_writer=_Writer(folder), planner=planner, no_dist=True)
+    except CheckpointException as error:
+        raise _cause(error) from error
+
+
+class StoredChunks:
+    """What a folder of ``torch.distributed.checkpoint`` holds.
+
+    Its metadata is a pickle: of what is in it nothing but the library's own descriptions is built.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the metadata.
+
+        Raises:
+            IntegrityError: they are missing, damaged or hold something else.
+        """
+        self.folder = folder
+        self._reader = _Reader(folder)
+        self._metadata = self._reader.read_metadata()
+        self.shapes = {
+            name: tuple(entry.size)
+            for name, entry in self._metadata.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+
+    def dtype(self, tensor: str) -> torch.dtype:
+        """The stored dtype of ``tensor``."""
+        return self._entry(tensor).properties.dtype
+
+    def read(self, tensor: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """A box of ``tensor``, wherever its stored chunks begin and end.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
+        """
+        entry = self._entry(tensor)
+        chunk = Chunk(tensor, tuple(entry.size), tuple(offsets), tuple(sizes), self.dtype(tensor))
+        result = torch.empty(tuple(sizes), dtype=chunk.dtype)
+        planner = _LoadPlanner(chunk, result)
+        try:
+            with _quiet():
+                load({}, storage_reader=self._reader, planner=planner, no_dist=True)
+        except CheckpointException as error:
+            why = _cause(error)
+            raise IntegrityError(f"{tensor} in {self.folder} cannot be read: {why}") from error
+        return result
+
+    def _entry(self, tensor: str) -> TensorStorageMetadata:
+        return cast(TensorStorageMetadata, self._metadata.state_dict_metadata[tensor])
+
+
+class _SavePlanner(DefaultSavePlanner):
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        read: Callable[[Chunk], Tensor],
+        objects: Mapping[str, bytes],
+    ) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._chunks = {(chunk.tensor, chunk.offsets): chunk for chunk in chunks}
+        self._read, self._objects = read, objects
+
+    def create_local_plan(self) -> SavePlan:
+        tensors = [
+            WriteItem(
+                index=chunk.index,
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    chunk=chunk.box,
+                    properties=TensorProperties(dtype=chunk.dtype),
+                    size=torch.Size(chunk.shape),
+                ),
+            )
+            for chunk in self._chunks.values()
+        ]
+        others = [
+            WriteItem(index=MetadataIndex(name), type=WriteItemType.BYTE_IO)
+            for name in self._objects
+        ]
+        self.plan = SavePlan(tensors + others)
+        return self.plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
+        index = write_item.index
+        if write_item.type == WriteItemType.BYTE_IO:
+            return io.BytesIO(self._objects[index.fqn])
+        chunk = self._chunks[index.fqn, tuple(cast(torch.Size, index.offset))]
+        return self._read(chunk)
+
+
+class _Writer(FileSystemWriter):
+    """One file, a chunk after the other."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        written = []
+        with (Path(self.path) / _FILE).open("wb") as file:
+            for item in plan.items:
+                start, data = file.tell(), planner.resolve_data(item)
+                if isinstance(data, io.BytesIO):
+                    file.write(data.getbuffer())
+                else:
+                    # Of a view the whole storage would be written.
+                    own = data.untyped_storage().nbytes() == data.nbytes
+                    torch.save(data if own and data.is_contiguous() else data.clone(), file)
+                length = file.tell() - start
+                place = _StorageInfo(_FILE, start, length)
+                written.append(WriteResult(item.index, length, place))
+            file.flush()
+            os.fsync(file.fileno())
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(written)
+        return future
+
+
+class _LoadPlanner(DefaultLoadPlanner):
+    def __init__(self, chunk: Chunk, result: Tensor) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._chunk, self._result = chunk, result
+
+    def create_local_plan(self) -> LoadPlan:
+        stored = cast(Metadata, self.metadata).state_dict_metadata[self._chunk.tensor]
+        return LoadPlan(
+            create_read_items_for_chunk_list(
+                self._chunk.tensor, cast(TensorStorageMetadata, stored), [self._chunk.box]
+            )
+        )
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        return self._result
+
+
+class _Reader(FileSystemReader):
+    """Reads the metadata once, and without running what a pickle may ask for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+        self._read: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._read is None:
+            path = self._folder / METADATA
+            try:
+                with path.open("rb") as file:
+                    metadata = _Unpickler(file).load()
+            except FileNotFoundError as error:
+                raise IntegrityError(
+                    f"{path} does not exist: name a checkpoint's folder"
+                ) from error
+            except Exception as error:  # damaged bytes make an unpickler raise anything
+                raise IntegrityError(f"{path} cannot be read: {error}") from error
+            if not isinstance(metadata, Metadata):
+                raise IntegrityError(f"{path} describes no distributed checkpoint")
+            if getattr(metadata, "storage_meta", None) is None:
+                metadata.storage_meta = StorageMeta()
+            self._read = metadata
+        return self._read
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds the descriptions of ``torch.distributed.checkpoint`` and plain values alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch.distributed.checkpoint.metadata" or (module, name) in _BUILT:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not what a checkpoint is described with")
+
+
+_BUILT = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "Path"),
+    ("collections", "OrderedDict"),
+    *(
+        ("torch", str(dtype).removeprefix("torch."))
+        for dtype in (
+            torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+            torch.int16, torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn,
+            torch.float8_e5m2,
+        )
+    ),
+}  # fmt: skip
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What went wrong on the one rank that there is."""
+    return next(iter(error.failures.values()))[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's notice that it runs in a single process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
