@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from megatron_core.config import load_recipe
 from stages.generate import inference_layout
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
 from stages.run import StageRun, stage_run
@@ -41,17 +42,17 @@ def evaluate(
     tasks as JSON lines, and `generations.json`: a continuation of each prompt by each model.
     """
     chosen = inference_layout(layout)
+    # All are read when the libraries are imported.
+    if not load_recipe(params, overrides or ()).evaluate.hub:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's own bars; ours go to terminals alone
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with stage_run(
         "evaluate", params=params, overrides=overrides, dry_run=dry_run,
         inputs=["convert", "tokenizer", "tokenize", "decontaminate", "pretrain", "finetune"],
         layout=chosen,
     ) as run:  # fmt: skip
         config = run.recipe.evaluate
-        # All are read when the libraries are imported or first used.
-        if not config.hub:
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's own bars; ours go to terminals alone
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from megatron_core.evaluation.models import Evaluation, Inputs, Subject
         from megatron_core.inference import StoredModel
         from megatron_core.parallel.mesh import open_mesh
