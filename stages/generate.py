@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from megatron_core.config import SamplingConfig
 from megatron_core.errors import ConfigError, ReforgeError
@@ -22,72 +21,85 @@ if TYPE_CHECKING:
 _MODELS = (ARTIFACTS / "finetune" / "continued", ARTIFACTS / "pretrain")
 
 
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT…", help="Texts to continue.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="DIR",
+        help="A checkpoint, a folder of checkpoints (the newest counts), or a Hugging Face "
+        "folder; by default the project's last model.",
+    ),
+]
+TokenizerFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="DIR",
+        help="By default the model's own folder, else artifacts/tokenizer.",
+    ),
+]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        help="Prompts: a line each, or in a .jsonl an object with a `prompt` each.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE", help="JSON lines instead of the terminal."),
+]
+Tokens = Annotated[int, typer.Option(min=1, help="Longest continuation.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the likeliest K.")]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Draw from the likeliest that together reach P."),
+]
+Stop = Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
+Slots = Annotated[
+    int, typer.Option(min=1, help="Prompts continued at a time; may change the last bits.")
+]
+LayoutText = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        metavar="data=N,tensor=N",
+        help="Ranks: `data` share the prompts, `tensor` the model. It changes no bit.",
+    ),
+]
+Shards = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tensor shards of the arithmetic; by default those of the training."),
+]
+PrecisionName = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads of each rank; they can change bits.")
+]
+
+
 def generate(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT…", help="Texts to continue.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model",
-            metavar="DIR",
-            help="A checkpoint, a folder of checkpoints (the newest counts), or a Hugging Face "
-            "folder; by default the project's last model.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            "--tokenizer",
-            metavar="DIR",
-            help="By default the model's own folder, else artifacts/tokenizer.",
-        ),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="Prompts: a line each, or in a .jsonl an object with a `prompt` each.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="FILE", help="JSON lines instead of the terminal."),
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the likeliest K.")] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Draw from the likeliest that together reach P."),
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; repeatable.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 1,
-    slots: Annotated[
-        int, typer.Option(min=1, help="Prompts continued at a time; may change the last bits.")
-    ] = 8,
-    layout: Annotated[
-        str,
-        typer.Option(
-            "--layout",
-            metavar="data=N,tensor=N",
-            help="Ranks: `data` share the prompts, `tensor` the model. It changes no bit.",
-        ),
-    ] = "data=1",
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tensor shards of the arithmetic; by default those of the training."
-        ),
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads of each rank; they can change bits.")
-    ] = 1,
+    prompts: Prompts = None,
+    model: Model = None,
+    tokenizer: TokenizerFolder = None,
+    source: Input = None,
+    output: Output = None,
+    tokens: Tokens = 128,
+    temperature: Temperature = 0.7,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    stop: Stop = None,
+    seed: Seed = 1,
+    slots: Slots = 8,
+    layout: LayoutText = "data=1",
+    shards: Shards = None,
+    precision: PrecisionName = "fp32",
+    device: Device = "cpu",
+    threads: Threads = 1,
 ) -> None:
     """Continue texts with a decoder: greedy, or drawn with temperature, top-k and top-p.
 
@@ -98,13 +110,11 @@ def generate(
     Without `--output` the text appears as it comes. To serve a model, export it with
     `reforge convert` and give the folder to vLLM or the like.
     """
-    try:
-        sampling = SamplingConfig(
-            tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop or [],
-            seed=seed,
-        )  # fmt: skip
-    except ValidationError as error:
-        raise ConfigError(f"--top-p {top_p}: must be above 0") from error
+    if top_p == 0:
+        raise ConfigError("--top-p 0: must be above 0")
+    sampling = SamplingConfig(
+        tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop or [], seed=seed
+    )
     for option, value, known in (
         ("precision", precision, ("fp32", "bf16")), ("device", device, ("cpu", "cuda")),
     ):  # fmt: skip

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -166,13 +166,7 @@ def stage_run(
         with tempfile.TemporaryDirectory() as unused:
             yield StageRun(name, recipe, Path(unused), opened, chosen)
         return
-    if resumable:
-        inputs_now = {stage: manifest.root for stage, manifest in opened.items()}
-        made_from = [name, section.identity(), inputs_now, hash_code()]
-        folder = resumable_folder(artifact, hash_json(made_from)[:16])
-    else:
-        folder = staged_folder(artifact)
-    with folder as output:
+    with _fresh_folder(artifact, section, opened, resumable=resumable) as output:
         run = StageRun(name, recipe, output, opened, chosen)
         yield run
         _forget_tasks(output)
@@ -195,6 +189,17 @@ def stage_run(
     run.write_metrics()
     manifest.write(manifest_path(artifact))
     run.print_summary(manifest)
+
+
+def _fresh_folder(
+    artifact: Path, section: Section, inputs: Mapping[str, Manifest], *, resumable: bool
+) -> AbstractContextManager[Path]:
+    """Where the new artifact is made; a resumable one by recipe, inputs and code."""
+    if not resumable:
+        return staged_folder(artifact)
+    roots = {stage: manifest.root for stage, manifest in inputs.items()}
+    made_from = [artifact.name, section.identity(), roots, hash_code()]
+    return resumable_folder(artifact, hash_json(made_from)[:16])
 
 
 def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
