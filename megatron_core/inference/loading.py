@@ -6,22 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from megatron_core.checkpoint import StoredWeights, find_checkpoints, read_checkpoint
 from megatron_core.config import Grid, ModelConfig
+from megatron_core.conversion import HuggingFaceModel
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ConfigError, ReforgeError
 from megatron_core.identity import hash_file, merkle_root
 from megatron_core.inference.decoder import Decoder
 from megatron_core.model import LanguageModel, Share, load_parameters
 from megatron_core.parallel.mesh import Mesh
-
-if TYPE_CHECKING:
-    from megatron_core.conversion import HuggingFaceModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -81,7 +79,7 @@ class StoredModel:
 
     @classmethod
     def _foreign(cls, path: Path) -> StoredModel:
-        config = _open(path).config
+        config = HuggingFaceModel.open(path).config
         if config.kind != "decoder":
             raise ReforgeError(
                 f"{path} holds an encoder, which predicts no next token: generation and "
@@ -92,7 +90,9 @@ class StoredModel:
 
     def weights(self) -> Mapping[str, Tensor]:
         """The weights by our names, each read when it is asked for."""
-        return _open(self.path).weights if self.foreign else StoredWeights(self.path)
+        return (
+            HuggingFaceModel.open(self.path).weights if self.foreign else StoredWeights(self.path)
+        )
 
     def load(self, mesh: Mesh, *, shards: int | None = None, precision: str = "fp32") -> Decoder:
         """The decoder, or the tensor shards of it that this rank has.
@@ -170,12 +170,6 @@ def special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[int, frozenset[i
     end = tokenizer.end_of_document
     further = ends if isinstance(ends, list) else [end if ends is None else ends]
     return tokenizer.special_tokens.get(begin, end), frozenset({end, *further})
-
-
-def _open(folder: Path) -> HuggingFaceModel:
-    from megatron_core.conversion import HuggingFaceModel  # brings transformers
-
-    return HuggingFaceModel.open(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
-from megatron_core.config import ModelConfig, SamplingConfig
+from megatron_core.config import ConvertConfig, ModelConfig, SamplingConfig
+from megatron_core.conversion import export_model
+from megatron_core.conversion.families import FAMILIES
+from megatron_core.conversion.family import Family, example
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ConfigError, ReforgeError
 from megatron_core.inference import Decoder, Generator, StoredModel, open_tokenizer
@@ -17,11 +20,18 @@ from megatron_core.inference.prompts import read_prompts, write_continuations
 from megatron_core.inference.ranks import spread
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import Mesh, open_mesh
-from tests.models import random_decoder, small_config, small_tokenizer, write_checkpoint
+from tests.models import (
+    random_decoder,
+    small_config,
+    small_tokenizer,
+    stored_weights,
+    write_checkpoint,
+)
 from tests.ranks import run_ranks
 
 GREEDY = SamplingConfig(tokens=20, temperature=0)
 DRAWN = SamplingConfig(tokens=20, temperature=1.3, top_k=200, top_p=0.98)
+DECODERS = [family for family in FAMILIES if example(family).kind == "decoder"]
 PROMPTS = [[5, 6], [7, 8, 9, 10], [11], [*range(20, 45)], [3, 4, 5]]
 
 
@@ -107,29 +117,24 @@ def test_tokens_that_the_tokenizer_lacks_are_never_drawn(tokenizer: Tokenizer) -
     assert max(token for one in made for token in one.tokens) < 300
 
 
-def llama(folder: Path, positions: int = 64) -> LlamaForCausalLM:
-    torch.manual_seed(1)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=positions,
-            initializer_range=0.3, bos_token_id=None, eos_token_id=None,
-        )
+@pytest.mark.parametrize("family", DECODERS, ids=lambda family: family.model_type)
+def test_greedy_is_that_of_transformers(
+    family: Family, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Token for token, of a random model of every family that can be exported."""
+    config = example(family, vocabulary=300, positions=64)
+    export_model(
+        stored_weights(random_decoder(config)), config, small_tokenizer(tmp_path / "tokenizer"),
+        tmp_path / "model", ConvertConfig(), checkpoint="root",
     )  # fmt: skip
-    model.save_pretrained(folder)
-    return model
-
-
-def test_greedy_is_that_of_transformers(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Through a folder that transformers wrote; other families: the conversion's own examples."""
-    llama(tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    stored = StoredModel.find(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    stored = StoredModel.find(tmp_path / "model")
     maker = Generator(stored.load(one_rank()), tokenizer, slots=4, ends=frozenset())
     for prompt, one in zip(PROMPTS, maker.generate(PROMPTS, GREEDY), strict=True):
         expected = theirs.generate(
-            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0
-        )
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None,
+            pad_token_id=0,
+        )  # fmt: skip
         assert one.tokens == expected[0, len(prompt) :].tolist()
 
 
