@@ -39,8 +39,9 @@ def artifacts(tmp_path: Path) -> Artifacts:
         made.decontaminate / "train",
     ):
         write_shard(folder / "00000.jsonl", documents)
-    hidden = Document("s", 99, 'b\n{"id":"s/11",', {"origin": {"file": '"kept":"s/0"', "line": 1}})
-    read = [*documents[:3], hidden, Document("s", 11, "b b\x00 b b", {"title": "T"})]
+    nested = {"like": {"id": "s/11", "z": 1}, "origin": {"file": '"kept":"s/0"', "line": 1}}
+    hidden = Document("s", 99, 'b\n{"id":"s/11",', nested)
+    read = [*documents[:3], Document("s", 11, "b b\x00 b b", {"title": "T"}), hidden]
     write_shard(made.ingest / "documents/00000.jsonl", read)
     lines = [
         {"id": "s/5", "kept": "s/0", "kind": "near", "similarity": 0.9, "text": '"kept":"s/11"'},
@@ -70,6 +71,8 @@ def test_spans_are_found_in_their_documents(artifacts: Artifacts) -> None:
     assert third.curation is not None
     assert third.curation.diff == ["-b b\x00 b b", "+b b b b"]
     assert third.metadata == {"title": "T"}
+    (end,) = trace_spans([DocumentSpan("s", 3, 1)], streams, artifacts)
+    assert (end.id, end.tokens, end.text) == ("s/0", (3, 4), "<end>")
 
 
 @pytest.mark.parametrize("each_document", [False, True])

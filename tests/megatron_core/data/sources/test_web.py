@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -157,13 +158,17 @@ def test_what_is_no_archive_is_broken() -> None:
 
 
 def test_large_pages_are_set_aside_also_when_they_are_compressed() -> None:
-    bomb = response(gzip.compress(b"<p>" * 1_000_000), HTML, "Content-Encoding: gzip")
+    bomb = response(gzip.compress(bytes(40_000_000), 1), HTML, "Content-Encoding: gzip")
+    tracemalloc.start()
     large, small, bomb_found = read(
-        response("<p>" + "x" * 100_000), response("<p>fine"), bomb, max_bytes=50_000
+        response("<p>" + "x" * 1_000_000), response("<p>fine"), bomb, max_bytes=500_000
     )
-    assert "more than max_bytes = 50,000" in large.reason
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+    assert "more than max_bytes = 500,000" in large.reason
     assert small.text == "fine"
-    assert bomb_found.reason == "more than max_bytes = 50,000 bytes once decompressed"
+    assert bomb_found.reason == "more than max_bytes = 500,000 bytes once decompressed"
 
 
 def test_deep_pages_do_not_hold_the_stage_up() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_core.config import LocalExecution
-from megatron_core.data.tasks import Tasks
+from megatron_core.data.tasks import Tasks, ordered_map
 from megatron_core.errors import CorpusError, ReforgeError
 
 
@@ -92,3 +92,17 @@ def test_passes_have_results_of_their_own(tmp_path: Path) -> None:
 def test_every_core_is_taken_unless_told(tmp_path: Path) -> None:
     assert tasks(tmp_path, None).workers == len(os.sched_getaffinity(0))
     assert tasks(tmp_path, 3).workers == 3
+
+
+def test_items_are_drawn_as_they_are_needed() -> None:
+    drawn = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            drawn.append(number)
+            yield number
+
+    results = ordered_map(abs, items(), 2)
+    assert next(results) == 0
+    assert len(drawn) < 100
+    assert list(results) == list(range(1, 1000))
