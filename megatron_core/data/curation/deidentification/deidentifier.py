@@ -14,7 +14,7 @@ from megatron_core.data.curation.deidentification.dates import find_ages, find_d
 from megatron_core.data.curation.deidentification.names import Names
 from megatron_core.data.curation.deidentification.numbers import Numbers
 from megatron_core.data.curation.deidentification.places import Places
-from megatron_core.data.curation.deidentification.spans import Span, Text, resolve
+from megatron_core.data.curation.deidentification.spans import Placeholders, Span, resolve
 from megatron_core.data.curation.deidentification.vocabulary import load_vocabulary
 
 _NOT_TEXT = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
@@ -52,12 +52,12 @@ class Deidentifier:
 
     def find(self, text: str) -> list[Span]:
         """The identifiers of the chosen classes in ``text``, in its order, none overlapping."""
-        marked = Text.of(text)
+        placeholders = Placeholders(text)
         return resolve(
             span
             for finder in self._finders
             for span in finder(text)
-            if span.kind in self._config.classes and marked.free(span)
+            if span.kind in self._config.classes and not placeholders.touch(span)
         )
 
     def replace(self, text: str) -> Deidentified:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import regex
 
 from megatron_core.config.corpus.curate import PHI_CLASSES, PhiClass
 
-PLACEHOLDER = regex.compile(r"\[\*\*.*?\*\*\]")
+_PLACEHOLDER = regex.compile(r"\[\*\*.*?\*\*\]")
 
 
 class Sureness(IntEnum):
@@ -37,21 +37,18 @@ def span_of(match: Any, kind: PhiClass, sureness: Sureness, group: str | int = 0
     return Span(start, end, kind, sureness)
 
 
-@dataclass(frozen=True)
-class Text:
-    """A text and where placeholders already stand, in which nothing is looked for."""
+class Placeholders:
+    """Where placeholders already stand in a text: nothing is looked for in them."""
 
-    text: str
-    taken: tuple[tuple[int, int], ...]
+    def __init__(self, text: str) -> None:
+        places = [match.span() for match in _PLACEHOLDER.finditer(text)]
+        self._starts = [start for start, _ in places]
+        self._ends = [end for _, end in places]
 
-    @classmethod
-    def of(cls, text: str) -> Text:
-        """Look for the placeholders in ``text``."""
-        return cls(text, tuple(match.span() for match in PLACEHOLDER.finditer(text)))
-
-    def free(self, span: Span) -> bool:
-        """Whether ``span`` touches no placeholder."""
-        return all(span.end <= start or end <= span.start for start, end in self.taken)
+    def touch(self, span: Span) -> bool:
+        """Whether ``span`` shares a character with one of them."""
+        first = bisect_right(self._ends, span.start)
+        return first < len(self._starts) and self._starts[first] < span.end
 
 
 def resolve(spans: Iterable[Span]) -> list[Span]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("regex")
 
 from megatron_core.config.corpus.curate import PHI_CLASSES
-from megatron_core.data.curation.deidentification.spans import Span, Sureness, Text, resolve
+from megatron_core.data.curation.deidentification.spans import Placeholders, Span, Sureness, resolve
 
 SPANS = st.lists(
     st.builds(
@@ -50,8 +50,11 @@ def test_the_surest_gives_the_class_then_the_longest_then_the_first() -> None:
     assert resolve(touching) == touching
 
 
-def test_nothing_is_looked_for_in_placeholders() -> None:
-    text = Text.of("Seen by [**Doctor Last Name 12**] today")
-    assert not text.free(Span(20, 24, "NAME", Sureness.LIST))
-    assert text.free(Span(0, 8, "NAME", Sureness.LIST))
-    assert text.free(Span(36, 41, "NAME", Sureness.LIST))
+def test_a_span_touches_a_placeholder_with_any_of_its_characters() -> None:
+    text = "a [**X**] b [**Y 2**]"
+    inside = {i for i in range(len(text)) if 2 <= i < 9 or 12 <= i < 21}
+    placeholders = Placeholders(text)
+    for start in range(len(text)):
+        for end in range(start + 1, len(text) + 1):
+            span = Span(start, end, "NAME", Sureness.LIST)
+            assert placeholders.touch(span) == bool(inside & {*range(start, end)})
