@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,7 +23,12 @@ from megatron_core.errors import CorpusError
 
 SPLITS = ("train", "heldout")
 
-_TASK = {True: 4_000_000, False: 256_000_000}  # bytes of a task's shards: a reference is slow
+# Of a task, since a process takes a second to begin: bytes of shards, fewer for a slow reference;
+# tokens to join.
+_SHARD_BYTES = {"reference": 4_000_000, "fast": 256_000_000}
+_JOINED_TOKENS = 64_000_000
+
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +74,13 @@ def tokenize_documents(
         for split in SPLITS
         for shard in list_shards(documents / split)
     ]
+    size = _SHARD_BYTES["reference" if encoder == opened.reference.name else "fast"]
     jobs = [
         ShardsJob(
             some, tokenizer, encoder, config.check_every,
             config.append_end_of_document, config.parse_special_tokens,
         )
-        for some in _grouped(shards, _TASK[encoder == opened.reference.name])
+        for some in _grouped(shards, [shard.stat().st_size for shard, _ in shards], size)
     ]  # fmt: skip
     # Which shards a task has depends on the encoder, so its name tells these tasks from others.
     done = tasks.map(f"tokenize with {encoder}", tokenize_shards, jobs)
@@ -92,23 +99,31 @@ def tokenize_documents(
         if not any(p.documents for d in datasets if d.split == split for p in d.parts):
             raise CorpusError(f"{documents / split} holds no text: nothing to tokenize")
     counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
-    for dataset, count in zip(datasets, tasks.map("join", _join, datasets), strict=True):
-        counts[dataset.split][dataset.source] = count
+    tokens = [sum(part.tokens for part in dataset.parts) for dataset in datasets]
+    joins = list(_grouped(datasets, tokens, _JOINED_TOKENS))
+    for some, joined in zip(joins, tasks.map("join", _join_some, joins), strict=True):
+        for dataset, count in zip(some, joined, strict=True):
+            counts[dataset.split][dataset.source] = count
     shutil.rmtree(scratch, ignore_errors=True)
     return counts
 
 
-def _grouped(shards: Sequence[tuple[Path, Path]], size: int) -> Iterator[list[tuple[Path, Path]]]:
-    """Shards that follow one another, so many that they have ``size`` bytes or are the last."""
-    group, total = [], 0
-    for shard in shards:
-        group.append(shard)
-        total += shard[0].stat().st_size
-        if total >= size:
+def _grouped(items: Sequence[Item], weights: Sequence[int], weight: int) -> Iterator[list[Item]]:
+    """Items that follow one another, so many that they have ``weight`` or are the last."""
+    group: list[Item] = []
+    total = 0
+    for item, one in zip(items, weights, strict=True):
+        group.append(item)
+        total += one
+        if total >= weight:
             yield group
             group, total = [], 0
     if group:
         yield group
+
+
+def _join_some(datasets: Sequence[_Dataset]) -> list[dict[str, int]]:
+    return [_join(dataset) for dataset in datasets]
 
 
 def _join(dataset: _Dataset) -> dict[str, int]:

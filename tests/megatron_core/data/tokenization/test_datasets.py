@@ -107,7 +107,11 @@ def test_datasets_hold_the_documents_in_order(
     assert counts["heldout"]["notes"]["documents"] == 2
 
 
-def test_neither_shards_nor_workers_change_a_byte(tmp_path: Path, tokenizer: Path) -> None:
+def test_neither_shards_nor_workers_change_a_byte(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "_SHARD_BYTES", {"reference": 1, "fast": 1})
+    monkeypatch.setattr(datasets, "_JOINED_TOKENS", 1)
     outputs = []
     for number, (shards, seed, workers) in enumerate([(1, None, 1), (4, None, 2), (3, 5, 1)]):
         # The held-out documents are the first three, so shuffle only the training split.
@@ -192,7 +196,9 @@ def test_what_encodes_changes_no_byte(tmp_path: Path, tokenizer: Path, encoder: 
 def test_a_killed_run_goes_on(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "_TASK", {True: 1, False: 1})  # a task for each shard
+    # A task for each shard and each dataset.
+    monkeypatch.setattr(datasets, "_SHARD_BYTES", {"reference": 1, "fast": 1})
+    monkeypatch.setattr(datasets, "_JOINED_TOKENS", 1)
     documents = write_splits(tmp_path / "documents", shards=3)
     (tmp_path / "whole").mkdir()
     expected = tokenize_documents(
