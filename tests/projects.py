@@ -55,15 +55,32 @@ def scores() -> dict[str, Any]:
         "questions": 40,
         "perplexity": {
             source: {
-                model: {"bits_per_byte": value, "token_perplexity": 9.0, "word_perplexity": 50.0}
+                model: {
+                    "bits_per_byte": value,
+                    "bits_per_byte_low": value - 0.1,
+                    "bits_per_byte_high": value + 0.1,
+                    "token_perplexity": 9.0,
+                    "word_perplexity": 50.0,
+                }
                 for model, value in models.items()
             }
             for source, models in bits.items()
         },
         "multiple_choice": {
-            "unigram": {"accuracy": 0.2, "accuracy_stderr": 0.05},
-            "adapted": {"accuracy": 0.5, "accuracy_stderr": 0.05},
+            "unigram": {"accuracy": 0.2, "accuracy_low": 0.1, "accuracy_high": 0.3},
+            "adapted": {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6},
             "chance": {"accuracy": 0.25},
+        },
+        "tasks": {
+            "lambada": {
+                "chance": 0.25,
+                "data": {"documents": "0" * 64, "requests": "1" * 64},
+                "models": {
+                    "adapted": {
+                        "acc": {"value": 0.4321, "low": 0.4, "high": 0.456, "documents": 70}
+                    }
+                },
+            }
         },
     }
 

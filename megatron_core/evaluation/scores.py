@@ -99,7 +99,6 @@ class Scoreboard:
             "accuracy_low": interval.low,
             "accuracy_high": interval.high,
             "accuracy_norm": answers["acc_norm"],
-            "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / max(count - 1, 1)),
         }
 
     def with_chance(self, choices: int) -> Scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ from megatron_core.reporting.charts import Bar, share
 from megatron_core.reporting.project import Project
 from megatron_core.reporting.sentences import (
     classification_sentence,
-    margin,
     multiple_choice_sentence,
     perplexity_sentence,
 )
@@ -24,6 +23,8 @@ class Score:
     model: str
     kind: str
     bits_per_byte: float
+    low: float
+    high: float
     token_perplexity: float
     best: bool
 
@@ -62,6 +63,17 @@ class MultipleChoice:
 
 
 @dataclass(frozen=True)
+class NamedMetric:
+    """One metric of a task of lm-eval, of each model: its value and 95 % interval, if any."""
+
+    task: str
+    metric: str
+    documents: int
+    chance: float | None
+    values: list[tuple[str, float, float | None, float | None]]
+
+
+@dataclass(frozen=True)
 class Continuation:
     """What each model made of one prompt."""
 
@@ -76,6 +88,7 @@ class Evaluation:
     perplexity: Perplexity
     classification: Classification | None
     multiple_choice: MultipleChoice | None
+    named: list[NamedMetric]
     continuations: list[Continuation]
 
 
@@ -92,6 +105,7 @@ def read_evaluation(project: Project) -> Evaluation:
             else None
         ),
         multiple_choice=_multiple_choice(scores),
+        named=list(_named(scores.get("tasks", {}))),
         continuations=(
             _continuations(project.read("evaluate", "generations.json")) if has_samples else []
         ),
@@ -103,13 +117,13 @@ def _perplexity(scores: Mapping[str, Any]) -> Perplexity:
     documents = {"all": sum(scores["documents"].values()), **scores["documents"]}
     sources = ["all", *(source for source in found if source != "all")]
     models = in_order(list(found["all"]))
-    top = max(of["bits_per_byte"] for by_model in found.values() for of in by_model.values())
+    top = max(of["bits_per_byte_high"] for by_model in found.values() for of in by_model.values())
     table: dict[str, list[Score]] = {}
     for source in sources:
         least = min(of["bits_per_byte"] for of in found[source].values())
         table[source] = [
-            Score(name(model), kind(model), of["bits_per_byte"], of["token_perplexity"],
-                  of["bits_per_byte"] == least)
+            Score(name(model), kind(model), of["bits_per_byte"], of["bits_per_byte_low"],
+                  of["bits_per_byte_high"], of["token_perplexity"], of["bits_per_byte"] == least)
             for model in models
             for of in [found[source][model]]
         ]  # fmt: skip
@@ -121,7 +135,7 @@ def _perplexity(scores: Mapping[str, Any]) -> Perplexity:
         bars={
             name(source): [
                 Bar(row.model, f"{row.bits_per_byte:.3f}", share(row.bits_per_byte, top), row.kind,
-                    row.best)
+                    row.best, share(row.low, top), share(row.high, top))
                 for row in rows
             ]
             for source, rows in table.items()
@@ -165,14 +179,26 @@ def _multiple_choice(scores: Mapping[str, Any]) -> MultipleChoice | None:
     best = max(of["accuracy"] for of in found.values())
     bars = []
     for model in in_order(list(found)):
-        accuracy, spread = found[model]["accuracy"], margin(found[model])
+        accuracy, low, high = (found[model][f"accuracy{end}"] for end in ("", "_low", "_high"))
         bars.append(
             Bar(name(model), percent(accuracy), share(accuracy, 1), kind(model), accuracy == best,
-                share(accuracy - spread, 1), share(accuracy + spread, 1))
+                share(low, 1), share(high, 1))
         )  # fmt: skip
     return MultipleChoice(
         multiple_choice_sentence(found, chance), scores["questions"], chance, bars
     )
+
+
+def _named(tasks: Mapping[str, Any]) -> Iterator[NamedMetric]:
+    for task, of in tasks.items():
+        models = in_order(list(of["models"]))
+        for metric, first in of["models"][models[0]].items():
+            values = [(name(m), of["models"][m][metric]) for m in models]
+            yield NamedMetric(
+                task, metric, first["documents"],
+                of.get("chance") if metric == "acc" else None,
+                [(m, v["value"], v.get("low"), v.get("high")) for m, v in values],
+            )  # fmt: skip
 
 
 def _continuations(lines: Sequence[Mapping[str, str]]) -> list[Continuation]:

@@ -7,13 +7,6 @@ from typing import Any
 
 from megatron_core.reporting.wording import BASELINES, in_order, kind, listing, name, percent
 
-_ERRORS = 1.96  # standard errors to either side of a 95 % interval
-
-
-def margin(answers: Mapping[str, float]) -> float:
-    """Half the width of the 95 % interval of an accuracy."""
-    return _ERRORS * answers.get("accuracy_stderr", 0.0)
-
 
 def perplexity_sentence(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Who has the fewest bits per byte over all text, who on which source, what adapting did."""
@@ -83,9 +76,7 @@ def multiple_choice_sentence(found: Mapping[str, Mapping[str, float]], chance: f
     best = max(of["accuracy"] for of in found.values())
     leaders = [_the(m) for m in in_order(list(found)) if found[m]["accuracy"] == best]
     above = [
-        _the(model)
-        for model in in_order(list(found))
-        if found[model]["accuracy"] - margin(found[model]) > chance
+        _the(model) for model in in_order(list(found)) if found[model]["accuracy_low"] > chance
     ]
     leading = listing(leaders)
     answer = "answers" if len(leaders) == 1 else "answer"

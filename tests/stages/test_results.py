@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from megatron_core.data.documents import write_shard
 from megatron_core.data.indexed import IndexedWriter
 from megatron_core.data.tokenizer import Tokenizer
-from megatron_core.errors import ReforgeError
+from megatron_core.errors import ConfigError, ReforgeError
 from megatron_core.identity import manifest_path, read_manifest
 from stages.convert import convert
 from stages.evaluate import evaluate
@@ -72,6 +73,9 @@ def test_from_checkpoints_to_scores(project: Path) -> None:
     assert set(scores["multiple_choice"]) == {*MODELS, "chance"}
     assert scores["documents"] == {"hpo": 4, "notes": 3}
     assert scores["questions"] == 8
+    assert scores["agreement"] == {
+        model: {"identical": True, "log_likelihood": 0.0} for model in ("pretrained", "adapted")
+    }
     check_units(project, scores)
     check_roots(project, scores)
     lines = json.loads((project / "artifacts/evaluate/generations.json").read_text())
@@ -92,6 +96,40 @@ def test_a_recipe_may_ask_no_questions(project: Path) -> None:
     assert set(scores["perplexity"]["all"]) == MODELS
     assert scores["questions"] == 0
     assert scores["multiple_choice"] == {}
+
+
+def test_tasks_by_name_and_only_one_scorer(project: Path) -> None:
+    """A task that comes with the recipe, on our model alone; then refusals."""
+    convert()
+    folder = project / "tasks"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"text": "A heart", "answer": 0}\n' * 5)
+    (folder / "organ.yaml").write_text(
+        "{task: organ, dataset_path: json, test_split: test, output_type: multiple_choice, "
+        "dataset_kwargs: {data_files: {test: tasks/rows.jsonl}}, doc_to_text: '{{text}}', "
+        "doc_to_target: answer, doc_to_choice: [a, b], metric_list: [{metric: acc}]}"
+    )
+    named = ["evaluate.include=tasks", "evaluate.scorers=[native]"]
+    evaluate(overrides=[*named, "evaluate.tasks=[organ]"])
+    scores = json.loads((project / "artifacts/evaluate/scores.json").read_text())
+    assert scores["agreement"] == {}
+    found = scores["tasks"]["organ"]
+    assert set(found["models"]) == {"pretrained", "adapted"}
+    assert found["chance"] == 0.5
+    assert found["models"]["adapted"]["acc"]["kind"] == "exact"
+    assert len(found["data"]["documents"]) == 64
+    metrics = json.loads((project / "metrics/evaluate.json").read_text())
+    assert set(metrics["tasks"]["organ"]["adapted"]["acc"]) == {"value", "low", "high"}
+    root = read_manifest(manifest_path(project / "artifacts/evaluate")).root
+    # A task that is wrong leaves the last scores as they are.
+    (folder / "organ.yaml").write_text(
+        (folder / "organ.yaml").read_text().replace("tasks/rows", "tasks/none")
+    )
+    with pytest.raises(ReforgeError, match="nothing is fetched"):
+        evaluate(overrides=[*named, "evaluate.tasks=[organ]"])
+    with pytest.raises(ConfigError, match="data and tensor ranks only"):
+        evaluate(layout="pipeline=2")
+    assert read_manifest(manifest_path(project / "artifacts/evaluate")).root == root
 
 
 def check_units(project: Path, scores: dict[str, dict]) -> None:
@@ -121,8 +159,8 @@ def check_units(project: Path, scores: dict[str, dict]) -> None:
         found = scores["multiple_choice"][model]
         right = found["accuracy"] * 8
         assert (found["accuracy"], found["accuracy_norm"]) == tuple(raw["questions"].values())
-        deviation = np.std([1.0] * round(right) + [0.0] * (8 - round(right)), ddof=1)
-        assert found["accuracy_stderr"] == pytest.approx(deviation / math.sqrt(8))
+        exact = binomtest(round(right), 8).proportion_ci(0.95, method="exact")
+        assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx(tuple(exact))
 
 
 def check_roots(project: Path, scores: dict[str, dict]) -> None:

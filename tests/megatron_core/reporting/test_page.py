@@ -63,6 +63,13 @@ def _html(project: Project) -> str:
     return render(read_results(project, "A tiny model"), read_circumstances(project))
 
 
+def test_tasks_of_lm_eval_show_their_intervals(project: Project) -> None:
+    page = Page(_html(project))
+    assert "lambada" in page.texts["th"]
+    assert {"acc", "70", "adapted", "0.432", "0.400 – 0.456", "25.0\u00a0%"} <= {*page.texts["td"]}
+    assert "95 % intervals over documents" in page.text
+
+
 def test_the_page_says_what_was_made(project: Project) -> None:
     page = Page(_html(project))
     for sentence in (

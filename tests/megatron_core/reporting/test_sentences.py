@@ -72,14 +72,14 @@ def test_the_classifier_wins_only_past_the_intervals() -> None:
 
 def test_better_than_guessing_means_past_the_interval() -> None:
     found = {
-        "bigram": {"accuracy": 0.3, "accuracy_stderr": 0.03},
-        "adapted": {"accuracy": 0.4, "accuracy_stderr": 0.03},
+        "bigram": {"accuracy": 0.3, "accuracy_low": 0.24},
+        "adapted": {"accuracy": 0.4, "accuracy_low": 0.34},
     }
     assert plain(multiple_choice_sentence(found, 0.25)) == (
         "The adapted model answers best with 40.0 %; guessing gets 25.0 %. "
         "Clearly better than guessing is the adapted model."
     )
-    tied = {model: {"accuracy": 0.25, "accuracy_stderr": 0.03} for model in found}
+    tied = {model: {"accuracy": 0.25, "accuracy_low": 0.19} for model in found}
     assert plain(multiple_choice_sentence(tied, 0.25)) == (
         "The bigram model and the adapted model answer best with 25.0 %; guessing gets 25.0 %. "
         "No model is clearly better than guessing."
