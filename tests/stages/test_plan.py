@@ -54,7 +54,9 @@ def test_a_published_model_is_planned() -> None:
 
 def test_own_files_are_read(tmp_path: Path) -> None:
     model = tmp_path / "mine.yaml"
-    model.write_text("{layers: 2, hidden: 64, heads: 4, kv_heads: 2, ffn: 96, vocabulary: 256, positions: 32}")
+    model.write_text(
+        "{layers: 2, hidden: 64, heads: 4, kv_heads: 2, ffn: 96, vocabulary: 256, positions: 32}"
+    )
     made = json.loads(run("--model", str(model), "--json"))
     assert made["job"]["model"]["hidden"] == 64
 
