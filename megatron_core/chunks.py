@@ -187,7 +187,10 @@ class _SavePlanner(DefaultSavePlanner):
 
 
 class _Writer(FileSystemWriter):
-    """One file, a chunk after the other."""
+    """One file, a chunk after the other, and bytes that tell of no run."""
+
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta()  # the library's has a random number and the path
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         written = []
@@ -259,7 +262,7 @@ class _Unpickler(pickle.Unpickler):
     """Builds the descriptions of ``torch.distributed.checkpoint`` and plain values alone."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "torch.distributed.checkpoint.metadata" or (module, name) in _BUILT:
+        if (module, name) in _BUILT:  # exact: a dotted name could reach into what a module imports
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is not what a checkpoint is described with")
 
@@ -268,6 +271,19 @@ _BUILT = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex",
+            "StorageMeta", "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+        )
+    ),
+    *(
+        ("torch.distributed.checkpoint.planner", name)
+        for name in (
+            "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType",
+        )
+    ),
     ("pathlib", "PosixPath"),
     ("pathlib", "Path"),
     ("collections", "OrderedDict"),

@@ -54,6 +54,11 @@ def test_metadata_that_ask_for_more_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="cannot be read"):
         StoredChunks(tmp_path)
     assert not (tmp_path / "ran").exists()
+    # A dotted name, by which the system can be reached through what the module imports.
+    reached = b"\x80\x04\x8c\x25torch.distributed.checkpoint.metadata\x8c\x09os.system\x93."
+    (tmp_path / ".metadata").write_bytes(reached)
+    with pytest.raises(IntegrityError, match=r"os\.system is not what"):
+        StoredChunks(tmp_path)
     (tmp_path / ".metadata").write_bytes(b"torn")
     with pytest.raises(IntegrityError, match="cannot be read"):
         StoredChunks(tmp_path)

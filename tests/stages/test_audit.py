@@ -117,14 +117,14 @@ def test_the_plan_of_a_replay(reforge: Reforge) -> None:
 
 
 def test_two_runs_are_compared(reforge: Reforge) -> None:
-    (run_folder,) = Path("runs").iterdir()
+    (run_folder,) = Path("runs").glob("pretrain-*")
     code, said = reforge("audit", str(run_folder), "artifacts/pretrain")
     assert code == 0
     assert "the same bits: both have root " in said
     shutil.move(run_folder, "ours")
     code, said = reforge("pretrain", "--layout", "data=1", "--set", "pretrain.seed=2")
     assert code == 0, said
-    (other,) = Path("runs").iterdir()
+    (other,) = Path("runs").glob("pretrain-*")
     code, said = reforge("audit", "ours", str(other))
     assert code == 1
     assert "they part before step 1, the first that both recorded: the weights of embed" in said
