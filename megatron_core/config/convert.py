@@ -8,18 +8,10 @@ from pydantic import Field
 
 from megatron_core.config.section import Section
 
-Format = Literal["hugging_face", "megatron_core"]
-
 
 class ConvertConfig(Section):
-    """Write the models for other libraries, and compare the logits of transformers with ours."""
+    """Write the models as Hugging Face folders, and compare their logits with ours."""
 
-    formats: list[Format] = Field(
-        default=["hugging_face"],
-        min_length=1,
-        description="Folders for transformers, which evaluate reads; Megatron-Core's distributed "
-        "checkpoints",
-    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Of the stored weights"
     )
