@@ -39,7 +39,7 @@ def sum_in_a_row() -> None:
     CutSum.wait = wait  # type: ignore[method-assign]
 
 
-def library_sum() -> None:
+def all_reduced_sum() -> None:
     """Gradients of the data ranks added by the library's all-reduce."""
     begin = CutSum.__init__
 

@@ -37,12 +37,12 @@ class Splitter(WordTokenizer):
         return joined.split(" ") if len(words) > 1 else [joined]
 
     def sent_tokenize(self, text: str) -> list[str]:
-        """Nobody asks."""
-        raise NotImplementedError
+        """The whole text: MinHash asks for words alone."""
+        return [text]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Nobody asks."""
-        raise NotImplementedError
+        """That of the whole text."""
+        return [(0, len(text))]
 
 
 # Our words are normalized already.

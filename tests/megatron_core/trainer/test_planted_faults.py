@@ -54,7 +54,7 @@ class Planted:
 
 FAULTS = [
     Planted(faults.sum_in_a_row, "data=4", 1, "gradient"),
-    Planted(faults.library_sum, "data=4", 1, "gradient"),
+    Planted(faults.all_reduced_sum, "data=4", 1, "gradient"),
     Planted(faults.one_product_of_all_shards, "tensor=2", 1, "gradient", alone=True),
     Planted(faults.carried_generator, "data=4", 1, "gradient", alone=True),
     Planted(faults.shared_tied_sum, "data=2,pipeline=2", 1, "gradient", alone=True),
