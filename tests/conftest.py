@@ -11,6 +11,7 @@ from hypothesis import settings
 from megatron_core.config import AdamW, BatchSizes, Checkpoints, Grid, ModelConfig, PretrainConfig
 from megatron_core.config.training import RateSchedule
 from megatron_core.data.indexed import IndexedWriter
+from megatron_core.data.vocabulary import Vocabulary
 
 # How long an example takes is the machine's matter.
 settings.register_profile("any machine", deadline=None)
@@ -19,8 +20,12 @@ settings.load_profile("any machine")
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenized documents of two sources over a vocabulary of 64, train and held out."""
+    """Tokenized documents of two sources over a vocabulary of 64, train and held out.
+
+    Even tokens begin words; [CLS] is 61, [SEP] 62 and [MASK] 63.
+    """
     folder = tmp_path_factory.mktemp("tokens")
+    Vocabulary(64, {"cls": 61, "sep": 62, "mask": 63}, np.arange(64) % 2 == 0).write(folder)
     random = np.random.RandomState(0)
     for split, documents in (("train", 60), ("heldout", 8)):
         for source in ("notes", "books"):

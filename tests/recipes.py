@@ -50,6 +50,14 @@ OTHER_FAMILIES = {
 }  # fmt: skip
 
 
+# Encoders that are trained on pairs of segments too, of either kind.
+PAIRS = {
+    "pairs": OTHER_FAMILIES["bert"].model_copy(update={"pooler": True}),
+    "rotary_pairs": small_model(kind="encoder", token_types=2, pooler=True, dropout=0.1),
+}
+PAIR_KINDS = {"pairs": "sentence_order", "rotary_pairs": "next_sentence"}
+
+
 def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
     """Two steps of two microbatches to each of four data shards, clipped; each step saved."""
     settings: dict[str, object] = {
@@ -62,7 +70,9 @@ def recipe(family: str = "decoder", **changes: object) -> PretrainConfig:
         "checkpoints": Checkpoints(every=1, keep_last=20),
         "validate_every": 100,
         "trackers": [],
-        "model": {**FAMILIES, **OTHER_FAMILIES}[family],
+        "model": {**FAMILIES, **OTHER_FAMILIES, **PAIRS}[family],
         "masking": MaskingConfig(token=1),
     }
+    if family in PAIRS:
+        settings["masking"] = MaskingConfig(framed=True, pairs=PAIR_KINDS[family])
     return PretrainConfig.model_validate(settings | changes)

@@ -92,6 +92,10 @@ class ModelConfig(Section):
         False, description="Dense layer, activation and norm before the head, as in BERT"
     )
     head_bias: bool = Field(False, description="Bias of the logits")
+    pooler: bool = Field(
+        False, description="Dense layer and tanh on the first position, and two classes for pairs "
+        "of segments, as in BERT"
+    )  # fmt: skip
     experts: ExpertsConfig | None = Field(
         None, description="Mixture of experts; null for one feed-forward layer"
     )

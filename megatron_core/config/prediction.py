@@ -23,6 +23,11 @@ class MaskingConfig(Section):
     framed: bool = Field(
         False, description="Begin sequences with the tokenizer's [CLS] and end them with its [SEP]"
     )
+    pairs: Literal["none", "sentence_order", "next_sentence"] = Field(
+        "none",
+        description="Sequences are two segments of a document: tell whether they were swapped "
+        "(Lan et al., 2020), or whether the second is from elsewhere (Devlin et al., 2019)",
+    )
 
 
 class PredictionConfig(TrainingConfig):

@@ -105,6 +105,7 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
         yield from _training_problems(path, run, model)
         if isinstance(run, PredictionConfig):
             yield from _dataset_problems(path, run, model)
+            yield from _pair_problems(path, run, model)
     if model.kind == "encoder":
         for path, masking in (
             ("pretrain.masking", recipe.pretrain.masking),
@@ -152,6 +153,8 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
         )
     if model.rope_scaling is not None and model.position_embedding != "rotary":
         yield Problem(f"{path}.rope_scaling", "is of rotary positions alone")
+    if model.pooler and model.kind == "decoder":
+        yield Problem(f"{path}.pooler", "is of encoders alone", model.pooler)
     if model.window is not None and model.kind == "encoder":
         yield Problem(f"{path}.window", "is of decoders alone: an encoder sees all", model.window)
     experts = model.experts
@@ -241,6 +244,36 @@ def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> I
             yield Problem(
                 f"{path}.sources", "must name the sources with order: megatron", run.sources
             )
+
+
+def _pair_problems(path: str, run: PredictionConfig, model: ModelConfig) -> Iterator[Problem]:
+    pairs, field = run.masking.pairs, f"{path}.masking.pairs"
+    if pairs == "none":
+        if model.pooler and model.kind == "encoder":
+            yield Problem(
+                field, "must be sentence_order or next_sentence, which train the layers of "
+                "pretrain.model.pooler; or set that to false",
+                pairs,
+            )  # fmt: skip
+        return
+    if model.kind == "decoder":
+        yield Problem(field, "are of encoders alone: a decoder sees no second segment", pairs)
+        return
+    for name, right, needed in (
+        ("pretrain.model.pooler", model.pooler, "true: the label is told by its layers"),
+        ("pretrain.model.token_types", model.token_types >= 2, "at least 2, one for each segment"),
+        (f"{path}.masking.framed", run.masking.framed, "true: [SEP] stands between the segments"),
+        (
+            f"{path}.reset_at_documents", not run.reset_at_documents,
+            "false: the segments see each other",
+        ),
+        (
+            f"{path}.packing", run.packing == "concatenate",
+            "concatenate, its default: a sequence is one pair and packs nothing",
+        ),
+    ):  # fmt: skip
+        if not right:
+            yield Problem(name, f"must be {needed} ({field}: {pairs})")
 
 
 def _masking_problems(path: str, masking: MaskingConfig, model: ModelConfig) -> Iterator[Problem]:

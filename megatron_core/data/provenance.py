@@ -149,7 +149,7 @@ def trace_spans(
                 duplicates=duplicates[id],
             )
         )
-        position += span.tokens + (frame is not None and frame.each_document)
+        position += span.tokens + (frame is not None and frame.ends_each)
     return traced
 
 

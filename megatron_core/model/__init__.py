@@ -11,6 +11,7 @@ from megatron_core.model.parameters import (
     parameter_shards,
 )
 from megatron_core.model.place import Draw, GradientLeaf, Place, SequenceAttention, Share
+from megatron_core.model.segments import Segments
 
 __all__ = [
     "Classifier",
@@ -21,6 +22,7 @@ __all__ = [
     "LanguageModel",
     "ParameterShard",
     "Place",
+    "Segments",
     "SequenceAttention",
     "Share",
     "initialize",

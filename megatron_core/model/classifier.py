@@ -6,31 +6,15 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.cross_entropy import cross_entropy_sum
 from kernels.precision import wide
 from megatron_core.config import ModelConfig
+from megatron_core.model.head import ClassHead
 from megatron_core.model.language_model import LanguageModel
-from megatron_core.model.linear import collect, replicated
+from megatron_core.model.linear import collect
 from megatron_core.model.place import ALONE, Place, Share
-
-
-class ClassHead(nn.Module):
-    """A linear layer that every tensor rank computes alike."""
-
-    sees_whole_sequence = True
-
-    def __init__(self, hidden: int, classes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(classes, hidden))
-        self.bias = nn.Parameter(torch.zeros(classes))
-
-    def forward(self, x: Tensor, place: Place) -> Tensor:
-        """Logits ``[b, classes]`` of ``x [b, hidden]``."""
-        weight, bias = (replicated(p, place.leaf) for p in (self.weight, self.bias))
-        return F.linear(x, weight) + bias
 
 
 class Classifier(nn.Module):
@@ -42,7 +26,9 @@ class Classifier(nn.Module):
         self.decoder = LanguageModel(config, share)
         self.share = self.decoder.share
         if self.share.last:
-            del self.decoder.head  # a classifier has no use for next-token logits
+            # A classifier has no use for what makes other logits.
+            del self.decoder.head
+            self.decoder.transform = self.decoder.pooler = self.decoder.pair_head = None
             self.classify = ClassHead(config.hidden, classes)
 
     @property

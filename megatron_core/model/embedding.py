@@ -34,16 +34,21 @@ class Positions(nn.Module):
 
 
 class TokenTypes(nn.Module):
-    """A learned vector for each segment of a text; the first for a text of one."""
+    """A learned vector for each segment of a sequence; the first for a sequence of one."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.token_types, config.hidden))
 
-    def forward(self, x: Tensor, place: Place, slices: int) -> Tensor:
-        """Added to the local slices ``x [slice, b, hidden]``."""
-        parts = [
-            part + replicated(self.weight, place.leaf, number)[0]
-            for number, part in enumerate(by_slice(x, slices))
-        ]
+    def forward(self, x: Tensor, start: int, span: Span, place: Place) -> Tensor:
+        """Added to local slices ``x [slice, b, hidden]`` of a chunk that begins at ``start``."""
+        parts = []
+        for number, part in enumerate(by_slice(x, len(span.local))):
+            table = replicated(self.weight, place.leaf, number)
+            if place.segments is None:
+                parts.append(part + table[0])
+            else:
+                first = start + span.local[number] * part.shape[0]
+                types = place.segments.types[first : first + part.shape[0]]
+                parts.append(part + F.embedding(types, table))
         return joined(parts)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernels.cross_entropy import IGNORED, cross_entropy_sum
 from megatron_core.config import ModelConfig
 from megatron_core.model.block import Block, drop
 from megatron_core.model.embedding import Positions, TokenTypes
-from megatron_core.model.head import Transform
-from megatron_core.model.linear import Split, columns
+from megatron_core.model.head import ClassHead, Pooler, Transform
+from megatron_core.model.linear import Split, collect, columns
 from megatron_core.model.norm import Norm
 from megatron_core.model.place import ALONE, Place, Share
 from megatron_core.model.rotary import rotary_angles
+from megatron_core.model.segments import Segments
 from megatron_core.model.vocabulary import cross_entropy, embed
 
 
@@ -46,6 +49,8 @@ class LanguageModel(nn.Module):
             self.final_norm = Norm(config) if config.final_norm else None
             self.transform = Transform(config) if config.head_transform else None
             self.head = Split(config.vocabulary, config.hidden, 0, span, bias=config.head_bias)
+            self.pooler = Pooler(config.hidden) if config.pooler else None
+            self.pair_head = ClassHead(config.hidden, 2) if config.pooler else None
         if share.last and share.first and config.tied_embeddings:
             for shard, owner in self.embedding.weight.items():
                 self.head.weight[shard] = nn.Parameter(owner.data)
@@ -64,10 +69,11 @@ class LanguageModel(nn.Module):
     def _embed(self, tokens: Tensor, place: Place) -> Tensor:
         span = self.share.tensor
         x = embed(tokens, self.embedding, span, place.leaf)
+        start = place.chunk * tokens.shape[0]
         if self.positions is not None:
-            x = self.positions(x, place.chunk * tokens.shape[0], span, place)
+            x = self.positions(x, start, span, place)
         if self.token_types is not None:
-            x = self.token_types(x, place, len(span.local))
+            x = self.token_types(x, start, span, place)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x, place, len(span.local))
         return drop(x, self.config.dropout, place, self.share, layer=-1, site="embedding")
@@ -110,12 +116,37 @@ class LanguageModel(nn.Module):
     def losses(
         self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
     ) -> list[Tensor]:
-        """The summed cross-entropy of each chunk against int64 ``targets [s, b]``."""
-        span = self.share.tensor
-        return [
-            cross_entropy(self.scores(x, p), t, span)
-            for x, t, p in zip(self.normed(chunks, places), targets, places, strict=True)
-        ]
+        """The summed cross-entropy of each chunk against int64 ``targets [s, b]``.
+
+        Where sequences are pairs, ``[2]``: beside it the weighted one of the pairs.
+        """
+        found = []
+        for x, t, place in zip(self.normed(chunks, places), targets, places, strict=True):
+            loss = cross_entropy(self.scores(x, place), t, self.share.tensor)
+            if place.segments is not None:
+                loss = torch.stack([loss, self._pair_loss(x, place.segments, place)])
+            found.append(loss)
+        return found
+
+    def pair_scores(self, x: Tensor, place: Place) -> Tensor:
+        """Logits ``[b, 2]`` of pairs, from final hidden states ``[slice, b, hidden]``.
+
+        They are of the chunk's first position, which is that of the sequence in the first chunk.
+        """
+        if self.pooler is None or self.pair_head is None:
+            raise ValueError("pairs need a model with a pooler")
+        first = collect(x[:1], self.share.tensor)[0]
+        return cast(Tensor, self.pair_head(self.pooler(first, place), place))
+
+    def _pair_loss(self, x: Tensor, segments: Segments, place: Place) -> Tensor:
+        """Of one chunk's final hidden states.
+
+        Chunks after the first have none, but each owes the weights a gradient, which is zero.
+        """
+        labels = segments.labels
+        if place.chunk > 0:
+            labels = torch.full_like(labels, IGNORED)
+        return segments.weight * cross_entropy_sum(self.pair_scores(x, place), labels)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Final hidden states ``[b, s, hidden]`` of int64 ``tokens [b, s]``; whole models only."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from megatron_core.collectives import WHOLE, ContextSpan, Span
 from megatron_core.model.documents import Documents
+from megatron_core.model.segments import Segments
 
 
 class GradientLeaf(Protocol):
@@ -64,6 +65,7 @@ class Place:
             divided by their number, so what is summed over tokens must be multiplied by it.
         documents: Of the whole sequences, when those in one do not see each other; None if they do.
         attention: What mixes the tokens instead of attention over the whole row, if anything.
+        segments: Of the whole sequences, when they are pairs; None for sequences of one segment.
     """
 
     chunk: int = 0
@@ -73,6 +75,7 @@ class Place:
     predictions: float = 1.0
     documents: Documents | None = None
     attention: SequenceAttention | None = None
+    segments: Segments | None = None
 
 
 ALONE = (Place(),)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kernels.cross_entropy import IGNORED
 from megatron_core.collectives import peers, tree_sum
 from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
@@ -19,6 +21,7 @@ from megatron_core.model import (
     LanguageModel,
     ParameterShard,
     Place,
+    Segments,
     Share,
     parameter_shards,
 )
@@ -43,6 +46,9 @@ class Batch:
         by_position: Whether ``targets`` has a sequence dimension, to be cut into chunks.
         documents: int64 ``[b, length]``, which document of its sequence each token is of, when
             they do not see one another and positions restart; None for sequences that are whole.
+        types: int64 ``[b, length]``, which of two segments each token is of, when sequences are
+            pairs; None otherwise.
+        labels: int64 ``[b]``, which kind of pair each is, or ``IGNORED``; with ``types`` alone.
     """
 
     tokens: Tensor
@@ -50,6 +56,27 @@ class Batch:
     count: int
     by_position: bool = True
     documents: Tensor | None = None
+    types: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Pairs whose label counts."""
+        return 0 if self.labels is None else int((self.labels != IGNORED).sum())
+
+
+class MeanLoss(NamedTuple):
+    """The loss of a step.
+
+    Attributes:
+        mean: Over predictions; where sequences are pairs, the mean over these is added.
+        predictions: How many.
+        pairs: What the pairs added; None without.
+    """
+
+    mean: float
+    predictions: int
+    pairs: float | None
 
 
 @dataclass(frozen=True)
@@ -140,36 +167,37 @@ class Engine:
 
     def gradient(
         self, batches: Callable[[range], Batch], step: int, *, scale: float = 1.0
-    ) -> tuple[float, int]:
+    ) -> MeanLoss:
         """Leave the gradient of the mean loss over the batch of ``step`` with its owners.
 
         Args:
             batches: Reads the samples of the given numbers.
             step: Counts from 1.
             scale: The loss is multiplied by it, and the gradient divided.
-
-        Returns:
-            The mean loss, and the predictions it is a mean over.
         """
         batch = self.config.batch
         first = (step - 1) * batch.sequences
-        work, counts = [], []
+        read, draws = [], []
         for shard in self.owned_shards:
             for number in range(self.per_shard):
                 start = first + (shard * self.per_shard + number) * batch.microbatch
                 samples = range(start, start + batch.microbatch)
-                read = batches(samples)
-                counts.append(read.count)
-                draw = Draw(self.config.seed, step, tuple(samples))
-                work.append(self._microbatch(read, shard, draw, scale))
+                read.append(batches(samples))
+                draws.append((shard, Draw(self.config.seed, step, tuple(samples))))
+        weight = self._pair_weight(read)
+        work = [
+            self._microbatch(one, shard, draw, scale, weight)
+            for one, (shard, draw) in zip(read, draws, strict=True)
+        ]
         self.gradients.begin()
         losses = self.pipeline.run(self.actions, work)
         self.gradients.finish()
         self._add_tied()
-        total, count = self._total(losses, counts, self.config.grid.data, self.owned_shards)
+        tokens, pairs, count = self._total(losses, read)
         for bucket in self._owned():
             bucket.gradient.div_(count * scale)
-        return total / count, count
+        mean = (tokens + pairs) / count
+        return MeanLoss(mean, count, None if read[0].labels is None else pairs / count)
 
     def heldout(self, batches: Sequence[Callable[[], Batch]]) -> tuple[float, int]:
         """The summed loss over ``batches``, a multiple of the data shards, without gradients."""
@@ -180,16 +208,36 @@ class Engine:
             for shard in self.owned_shards
             for number in range(each)
         ]
-        work = [self._microbatch(batch, None, None, 1.0) for batch in read]
+        weight = self._pair_weight(read)
+        work = [self._microbatch(batch, None, None, 1.0, weight) for batch in read]
         layout = self.mesh.layout
         actions = forward_actions(
             ranks=layout.pipeline, stages=layout.stages, microbatches=len(work)
         )
         losses = self.pipeline.run(actions, work)
-        return self._total(losses, [b.count for b in read], grid.data, self.owned_shards)
+        tokens, pairs, count = self._total(losses, read)
+        return tokens + pairs, count
+
+    def _pair_weight(self, read: Sequence[Batch]) -> float:
+        """The predictions for each pair, of all that is computed together; 0 without pairs."""
+        if read[0].labels is None:
+            return 0.0
+        predictions, pairs = self.mesh.merge(self._counts(read)).sum(dim=0).tolist()
+        return float(predictions / pairs)
+
+    def _counts(self, read: Sequence[Batch]) -> Tensor:
+        """Predictions and pairs by data shard, int64 ``[shards, 2]``, told by one rank of each."""
+        counts = torch.zeros(self.config.grid.data, 2, dtype=torch.int64)
+        if any(self.mesh.coordinates[d] for d in ("tensor", "pipeline", "context")):
+            return counts
+        each = len(read) // len(self.owned_shards)
+        for number, batch in enumerate(read):
+            shard = self.owned_shards[number // each]
+            counts[shard] += torch.tensor([batch.count, batch.pairs])
+        return counts
 
     def _microbatch(
-        self, batch: Batch, shard: int | None, draw: Draw | None, scale: float
+        self, batch: Batch, shard: int | None, draw: Draw | None, scale: float, pair_weight: float
     ) -> Microbatch:
         """Cut ``batch`` into the local chunks, sequence first."""
         chunks = self.context.chunks
@@ -203,11 +251,17 @@ class Engine:
         documents = None
         if batch.documents is not None:
             documents = Documents.of(batch.documents.T.to(device, non_blocking=True))
+        segments = None
+        if batch.types is not None and batch.labels is not None:
+            types, labels = (x.to(device, non_blocking=True) for x in (batch.types.T, batch.labels))
+            segments = Segments(types, labels, pair_weight)
         places = []
         predictions = batch.count / batch.tokens.numel()
         for number, chunk in enumerate(chunks):
             leaf = None if shard is None else ChunkLeaf(self.gradients, shard, number, later)
-            places.append(Place(chunk, leaf, draw, scale, predictions, documents))
+            places.append(
+                Place(chunk, leaf, draw, scale, predictions, documents, segments=segments)
+            )
         return Microbatch(
             [x.to(device, non_blocking=True) for x in tokens],
             [x.to(device, non_blocking=True) for x in targets],
@@ -219,24 +273,27 @@ class Engine:
         parts = x.T.chunk(self.context.shards)
         return [parts[chunk].contiguous() for chunk in self.context.chunks]
 
-    def _total(
-        self, losses: list[list[Tensor]], counts: list[int], shards: int, owned: range
-    ) -> tuple[float, int]:
-        """Losses and counts over all ranks: microbatches by number, then chunks and shards."""
-        chunks, each = self.context.shards, len(losses) // len(owned)
-        table = torch.zeros(shards, chunks + 1, dtype=torch.float64)
-        place = self.mesh.coordinates
-        if place["tensor"] == 0:
+    def _total(self, losses: list[list[Tensor]], read: Sequence[Batch]) -> tuple[float, float, int]:
+        """Losses of tokens and of pairs, and predictions, over all ranks.
+
+        Microbatches are added by number, then chunks and shards.
+        """
+        chunks, owned = self.context.shards, self.owned_shards
+        each = len(losses) // len(owned)
+        table = torch.zeros(self.config.grid.data, chunks + 1, 2, dtype=torch.float64)
+        table[:, chunks] = self._counts(read)
+        if self.pipeline.holds_head and self.mesh.coordinates["tensor"] == 0:
             for i, shard in enumerate(owned):
-                part = range(i * each, (i + 1) * each)
-                if self.pipeline.holds_head:
-                    for leaf, number in enumerate(self.context.local):
-                        table[shard, number] = sum(float(losses[k][leaf]) for k in part)
-                if place["pipeline"] == 0 and place["context"] == 0:
-                    table[shard, chunks] = sum(counts[k] for k in part)
+                for leaf, number in enumerate(self.context.local):
+                    for k in range(i * each, (i + 1) * each):
+                        found = losses[k][leaf].flatten().to("cpu", torch.float64)
+                        table[shard, number, : len(found)] += found
         table = self.mesh.merge(table)
-        total = tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks]])
-        return total, int(table[:, chunks].sum())
+        tokens, pairs = (
+            tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks, kind]])
+            for kind in range(2)
+        )
+        return tokens, pairs, int(table[:, chunks, 0].sum())
 
     # Tied weights
 

@@ -99,7 +99,7 @@ class Pipeline:
             microbatches: By number.
 
         Returns:
-            Detached fp32 scalars, empty lists on ranks without the head.
+            Detached fp32, each a scalar or ``[parts]``; empty lists on ranks without the head.
         """
         losses: list[list[Tensor]] = [[] for _ in microbatches]
         flow = _Flow(self, actions, microbatches, losses)

@@ -79,10 +79,10 @@ def embedding_weights(model: ModelConfig) -> Weights:
 
 
 def head_weights(model: ModelConfig) -> Weights:
-    """What makes logits of the residual stream, tied or not."""
+    """What makes logits of the residual stream, tied or not, and tells pairs apart."""
     return Weights.of(
         shard for shard in _shards(model)
-        if shard.tensor.startswith(("final_norm", "transform", "head"))
+        if shard.tensor.startswith(("final_norm", "transform", "head", "pooler", "pair_head"))
     )  # fmt: skip
 
 

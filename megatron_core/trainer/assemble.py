@@ -14,12 +14,14 @@ from megatron_core.config import (
     PretrainConfig,
 )
 from megatron_core.data.datasets.fingerprints import IndexCache, Stamps, verify_tokens
+from megatron_core.errors import ConfigError
 from megatron_core.model import Classifier, LanguageModel, Share, initialize, load_parameters
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.trainer.classification import ClassificationObjective, Examples
 from megatron_core.trainer.language import LanguageObjective, MaskedObjective
 from megatron_core.trainer.loop import Trainer
+from megatron_core.trainer.pairs import PairObjective
 from megatron_core.trainer.run import TrainingRun
 
 
@@ -115,9 +117,18 @@ def prediction_objective(
     Raises:
         IntegrityError: a file of tokens was changed.
         CorpusError: a source is missing, or fills no sequence.
+        ConfigError: a model with a pooler is not to be trained on pairs, or one without is.
     """
+    pairs = model.kind == "encoder" and config.masking.pairs != "none"
+    if pairs != model.pooler:
+        raise ConfigError(
+            f"masking.pairs is {config.masking.pairs}, but the model to train "
+            + ("has a pooler, which only pairs train" if model.pooler else "has no pooler")
+            + ": change masking.pairs, or start from another model"
+        )
     indices = folder / "data"
     verify_tokens(tokens, Stamps(indices / "stamps.json"))
     if model.kind == "decoder":
         return LanguageObjective(tokens, config, IndexCache(indices))
-    return MaskedObjective(tokens, config, model.vocabulary, IndexCache(indices))
+    objective = PairObjective if pairs else MaskedObjective
+    return objective(tokens, config, model.vocabulary, IndexCache(indices))

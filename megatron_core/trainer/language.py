@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -51,8 +52,10 @@ class LanguageObjective:
         self.length = config.sequence_length
         self.streams = open_streams(tokens / "train")
         self.heldout_streams = open_streams(tokens / "heldout")
+        self.sequences = self._sequences(self.streams)
+        self.heldout_sequences = self._sequences(self.heldout_streams)
         self.order = self._order()
-        self.held = spread(self._sequences(self.heldout_streams), _HELDOUT_SEQUENCES)
+        self.held = spread(self.heldout_sequences, _HELDOUT_SEQUENCES)
 
     def _sequences(self, streams: Mapping[str, IndexedDataset]) -> Sequences:
         frame, each = (2, self.frame.each_document) if self.frame else (0, False)
@@ -66,7 +69,7 @@ class LanguageObjective:
     def _order(self) -> SampleOrder:
         config = self.config
         if config.order == "permuted":
-            return MixedOrder(self._sequences(self.streams), config.sources, config.seed)
+            return MixedOrder(self.sequences, config.sources, config.seed)
         return MegatronOrder(
             self.streams, config.sources, length=self.length,
             samples=config.steps * config.batch.sequences, seed=config.seed, cache=self.cache,
@@ -95,8 +98,7 @@ class LanguageObjective:
         read = self._read(self.heldout_streams, [self.held[row] for row in rows])
         batch = self._batch(*read, rows)
         targets = ignore(batch.targets.T, rows).T
-        count = int((targets != IGNORED).sum())
-        return Batch(batch.tokens, targets, count, documents=batch.documents)
+        return replace(batch, targets=targets, count=int((targets != IGNORED).sum()))
 
     def _batch(self, tokens: Tensor, documents: Tensor, samples: Sequence[int]) -> Batch:
         """Nothing is to be predicted of padding, nor of another document than is seen."""
@@ -112,6 +114,7 @@ class MaskedObjective(LanguageObjective):
     """Some tokens of a sequence given the others."""
 
     shared = 0
+    pairs = False  # whether a sequence is two segments
 
     def __init__(
         self, tokens: Path, config: PredictionConfig, vocabulary: int,
@@ -137,7 +140,7 @@ class MaskedObjective(LanguageObjective):
                 self.begins_word = torch.from_numpy(known.begins_word)
             if masking.framed:
                 edges = known.require("cls"), known.require("sep")
-                self.frame = Frame(*edges, each_document=config.reset_at_documents)
+                self.frame = Frame(*edges, each_document=config.reset_at_documents, pair=self.pairs)
         super().__init__(tokens, config, cache)
 
     def _batch(self, tokens: Tensor, documents: Tensor, samples: Sequence[int]) -> Batch:
@@ -153,7 +156,7 @@ class MaskedObjective(LanguageObjective):
         )  # fmt: skip
         # A document that sees all others must still not see padding.
         apart = documents if self.config.reset_at_documents else documents.clamp(max=0)
-        padded = self.config.packing == "best_fit"
+        padded = self.config.packing == "best_fit" or self.pairs
         return Batch(
             inputs, targets, int((targets != IGNORED).sum()),
             documents=apart if padded or self.config.reset_at_documents else None,

@@ -120,13 +120,15 @@ class Trainer:
     def _train_step(self) -> dict[str, Any]:
         """One optimizer step: gradient, loss, norm, clip, update."""
         step, config, scale = self.step + 1, self.config, self.scaler.scale
-        loss, _ = self.engine.gradient(self.objective.read, step, scale=scale)
+        loss, _, pairs = self.engine.gradient(self.objective.read, step, scale=scale)
         every = config.fingerprint_every
         measured = self.engine.measure(checksums=every > 0 and step % every == 0)
         if self._fingerprints is not None and measured.gradients:
             self._fingerprints.append(step, measured.gradients, measured.weights)
         finite = not measured.nonfinite
         record: dict[str, Any] = {"step": step, "loss": loss}
+        if pairs is not None:
+            record["pair_loss"] = pairs
         if finite and math.isfinite(loss):
             rate = learning_rate(
                 step, peak=config.optimizer.learning_rate, steps=config.steps,

@@ -3,31 +3,36 @@ al., 2019).
 
 A piece of a document is cut in two at a word drawn for the sample. Which comes when is a
 ``MixedOrder`` over ``DocumentPieces``; all else is a function of (seed, sample number).
+``read_spans`` with a ``Frame`` of ``pair`` makes sequences of them.
+
+Nothing but what the segments say shall tell which comes first: a document's end is left out, and
+so are parts of words at the edges of a piece.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from megatron_core.data.datasets.packing import cut_documents
-from megatron_core.data.datasets.spans import NO_DOCUMENT, PADDING, DocumentSpan, Frame
+from megatron_core.data.datasets.spans import DocumentSpan, Sequences
 from megatron_core.data.indexed import IndexedDataset
+from megatron_core.data.vocabulary import Vocabulary
 
 _FRAME = 3  # [CLS] A [SEP] B [SEP]
+_FEWEST = 3  # tokens of a piece: one for each segment, and the end of the document
+
+Kind = Literal["sentence_order", "next_sentence"]
 
 
 class DocumentPieces:
     """The documents of each source, cut so that a framed pair of ``length`` tokens holds a piece.
 
-    Pieces of one token make no pair and are left out.
+    Pieces too short for a pair are left out.
     """
 
     def __init__(self, streams: Mapping[str, IndexedDataset], length: int) -> None:
@@ -36,7 +41,7 @@ class DocumentPieces:
             starts = np.array(stream.offsets, dtype=np.int64) // stream.dtype.itemsize
             lengths = np.array(stream.lengths, dtype=np.int64)
             first, tokens = cut_documents(starts, lengths, length - _FRAME, 0)
-            kept = tokens > 1
+            kept = tokens >= _FEWEST
             self._pieces[name] = first[kept], tokens[kept]
         self.counts = {name: len(first) for name, (first, _) in self._pieces.items()}
 
@@ -47,91 +52,86 @@ class DocumentPieces:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two segments as they stand in a sequence, and 0 where the second follows the first, else 1.
+
+    In half of the samples the label is 1: for ``sentence_order`` the segments are swapped, for
+    ``next_sentence`` the second is the end of another piece of the same source, as long as the
+    one whose place it takes or a little shorter.
+    """
+
+    segments: list[DocumentSpan]
+    label: int
+
+
 class Pairs:
-    """Framed pairs, padded on the right.
+    """Makes a pair of a piece."""
 
-    Attributes:
-        tokens: int64 ``[b, length]``: [CLS] A [SEP] B [SEP].
-        types: int64 ``[b, length]``: 0 up to the first [SEP], 1 for B and the second.
-        labels: int64 ``[b]``: 0 where B follows A in its document, else 1.
-        documents: int64 ``[b, length]``: 0, and ``NO_DOCUMENT`` where there is padding.
-    """
+    def __init__(
+        self, streams: Mapping[str, IndexedDataset], pieces: Sequences, vocabulary: Vocabulary,
+        *, kind: Kind, seed: int,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            streams: By source.
+            pieces: Where another second segment is drawn from.
+            vocabulary: Tells words, and the token that ends a document.
+            kind: What label 1 means.
+            seed: Of the recipe.
+        """
+        self.streams, self.pieces, self.kind, self.seed = streams, pieces, kind, seed
+        self._begins_word = vocabulary.begins_word
+        self._special = frozenset(vocabulary.special.values())
 
-    tokens: Tensor
-    types: Tensor
-    labels: Tensor
-    documents: Tensor
+    def cut(self, piece: DocumentSpan, sample: int) -> Pair:
+        """That of ``piece``, with the draws of global sample number ``sample``."""
+        random = _Draws(f"{self.seed}:{sample}")
+        edges = self._edges(piece)
+        cut = edges[1 + random.below(len(edges) - 2)]
+        before = _part(piece, edges[0], cut)
+        after = _part(piece, cut, edges[-1])
+        if not random.below(2):
+            return Pair([before, after], 0)
+        if self.kind == "sentence_order":
+            return Pair([after, before], 1)
+        other = self._another(piece, random)
+        if other is None:  # with no other piece the pair stays as it is
+            return Pair([before, after], 0)
+        return Pair([before, self._end(other, after.tokens)], 1)
 
+    def _edges(self, piece: DocumentSpan) -> list[int]:
+        """Where words of ``piece`` begin, and where the last whole one ends, from its start.
 
-def read_pairs(
-    streams: Mapping[str, IndexedDataset],
-    pieces: DocumentPieces,
-    spans: Sequence[DocumentSpan],
-    samples: Sequence[int],
-    *,
-    kind: Literal["sentence_order", "next_sentence"],
-    length: int,
-    frame: Frame,
-    begins_word: NDArray[np.bool_],
-    seed: int,
-) -> Pairs:
-    """The pair of each sample.
+        Of a piece with fewer than two whole words: its start, its middle and its end.
+        """
+        stop = piece.first + piece.tokens
+        tokens = self.streams[piece.source].tokens[piece.first : stop + 1]
+        end = piece.tokens - (int(tokens[piece.tokens - 1]) in self._special)
+        edges = [int(at) for at in np.flatnonzero(self._begins_word[tokens]) if at <= end]
+        if len(tokens) == end:  # of the whole stream
+            edges.append(end)
+        return edges if len(edges) > 2 else [0, end // 2, end]
 
-    In half of them the label is 1: for ``sentence_order`` the segments are swapped, for
-    ``next_sentence`` B is the beginning of another piece of the same source, as long as it fits.
+    def _end(self, piece: DocumentSpan, tokens: int) -> DocumentSpan:
+        """The last words of ``piece``, of at most ``tokens``; of one that is longer, its end."""
+        *begins, end = self._edges(piece)
+        start = next((at for at in begins if end - at <= tokens), end - tokens)
+        return _part(piece, start, end)
 
-    Args:
-        streams: By source.
-        pieces: Where another B is drawn from.
-        spans: Of each sample its piece.
-        samples: The global number of each.
-        kind: What label 1 means.
-        length: Tokens of a framed pair.
-        frame: [CLS] and [SEP].
-        begins_word: bool ``[vocabulary]``: a piece is cut before such a token, if it has one
-            after its first.
-        seed: Of the recipe.
-    """
-    tokens = np.full((len(samples), length), PADDING, dtype=np.int64)
-    types = np.zeros_like(tokens)
-    documents = np.full_like(tokens, NO_DOCUMENT)
-    labels = np.zeros(len(samples), dtype=np.int64)
-    for row, (sample, span) in enumerate(zip(samples, spans, strict=True)):
-        random = _Draws(f"{seed}:{sample}")
-        whole = _tokens(streams, span)
-        words = 1 + np.flatnonzero(begins_word[whole[1:]])
-        cut = int(words[random.below(len(words))]) if len(words) else len(whole) // 2
-        before, after = whole[:cut], whole[cut:]
-        labels[row] = random.below(2)
-        if labels[row] and kind == "sentence_order":
-            before, after = after, before
-        elif labels[row]:
-            other = _another(pieces, span, random)
-            # With no other piece the pair stays as it is.
-            labels[row] = other is not None
-            if other is not None:
-                after = _tokens(streams, other)[: length - _FRAME - len(before)]
-        pair = [frame.first, *before, frame.last, *after, frame.last]
-        tokens[row, : len(pair)] = pair
-        types[row, len(before) + 2 : len(pair)] = 1
-        documents[row, : len(pair)] = 0
-    return Pairs(*(torch.from_numpy(x) for x in (tokens, types, labels, documents)))
+    def _another(self, piece: DocumentSpan, random: _Draws) -> DocumentSpan | None:
+        """A piece of the same source, all others equally likely; None if it is alone."""
+        count = self.pieces.counts[piece.source]
+        if count < 2:
+            return None
+        item = random.below(count - 1)
+        (other,) = self.pieces.spans(piece.source, item)
+        if other.first >= piece.first:  # in the order of their tokens
+            (other,) = self.pieces.spans(piece.source, item + 1)
+        return other
 
 
-def _tokens(streams: Mapping[str, IndexedDataset], span: DocumentSpan) -> NDArray[np.int64]:
-    part = streams[span.source].tokens[span.first : span.first + span.tokens]
-    return np.asarray(part, dtype=np.int64)
-
-
-def _another(pieces: DocumentPieces, span: DocumentSpan, random: _Draws) -> DocumentSpan | None:
-    """A piece of the same source that is not ``span``, all equally likely; None if it is alone."""
-    count = pieces.counts[span.source]
-    if count < 2:
-        return None
-    item = random.below(count - 1)
-    if pieces.spans(span.source, item)[0].first >= span.first:  # in the order of their tokens
-        item += 1
-    return pieces.spans(span.source, item)[0]
+def _part(piece: DocumentSpan, start: int, stop: int) -> DocumentSpan:
+    return DocumentSpan(piece.source, piece.first + start, stop - start)
 
 
 class _Draws:

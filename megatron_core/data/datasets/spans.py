@@ -71,11 +71,20 @@ def split_at_documents(
 
 @dataclass(frozen=True)
 class Frame:
-    """Tokens around a sequence, or around each of its documents, such as [CLS] and [SEP]."""
+    """Tokens around a sequence, or around each of its documents, such as [CLS] and [SEP].
+
+    With ``pair`` a sequence is two spans, and there is a ``last`` after each.
+    """
 
     first: int
     last: int
     each_document: bool = False
+    pair: bool = False
+
+    @property
+    def ends_each(self) -> bool:
+        """Whether there is a ``last`` after each span."""
+        return self.each_document or self.pair
 
 
 def read_spans(
@@ -98,7 +107,7 @@ def read_spans(
             part = streams[source].tokens[first : first + count]
             if frame is not None:
                 begins = [frame.first] * (number == 0 or frame.each_document)
-                ends = [frame.last] * (number == len(spans) - 1 or frame.each_document)
+                ends = [frame.last] * (number == len(spans) - 1 or frame.ends_each)
                 part = np.concatenate([begins, part.astype(np.int64), ends])
             tokens[row, at : at + len(part)] = part
             documents[row, at : at + len(part)] = number

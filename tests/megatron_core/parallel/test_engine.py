@@ -86,7 +86,7 @@ def test_the_gradient_is_autograds_of_the_mean_loss_in_float64(model: Any, grid:
     config = recipe(model=model, grid=grid)
     with open_mesh(Layout(), "cpu", 1) as mesh:
         engine = engine_of(config, mesh)
-        loss, count = engine.gradient(Tokens().read, 1)
+        loss, count, _ = engine.gradient(Tokens().read, 1)
     weights = {n: w.requires_grad_() for n, w in plain.initial_weights(config).items()}
     exact = plain.mean_loss(weights, config, Tokens(), 1)
     exact.backward()
@@ -191,7 +191,7 @@ def watch(config: PretrainConfig, text: str, folder: Path) -> None:
     with open_mesh(layout, "cpu", 1) as mesh:
         engine = engine_of(config, mesh)
         with Operations() as operations:
-            loss, _ = engine.gradient(Tokens().read, 1)
+            loss = engine.gradient(Tokens().read, 1).mean
         owned = [
             (run.kind, run.tensor, run.shard, run.offset, len(run.data)) for run in engine.state()
         ]

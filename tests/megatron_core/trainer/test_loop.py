@@ -23,6 +23,7 @@ from megatron_core.config import (
     RateSchedule,
 )
 from megatron_core.errors import IntegrityError, ReforgeError
+from megatron_core.parallel.engine import MeanLoss
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer import LanguageObjective, Trainer
@@ -183,14 +184,14 @@ def poison(step: int, *, gradient: float = math.nan, loss: float = math.nan) -> 
     def prepare(trainer: Trainer) -> None:
         compute = trainer.engine.gradient
 
-        def poisoned(read: Any, number: int, **options: float) -> tuple[float, int]:
-            mean, count = compute(read, number, **options)
+        def poisoned(read: Any, number: int, **options: float) -> MeanLoss:
+            found = compute(read, number, **options)
             if number != step:
-                return mean, count
+                return found
             kept.append((trainer, state(trainer)))
             for bucket in trainer.engine.buckets[-2:]:
                 bucket.gradient[-1:] = gradient
-            return loss, count
+            return found._replace(mean=loss)
 
         trainer.engine.gradient = poisoned  # type: ignore[method-assign]
 

@@ -18,7 +18,6 @@ from megatron_core.config import (
     RateSchedule,
 )
 from megatron_core.data.datasets.spans import NO_DOCUMENT, DocumentSpan
-from megatron_core.data.vocabulary import Vocabulary
 from megatron_core.errors import CorpusError, IntegrityError
 from megatron_core.model import Classifier, initialize
 from megatron_core.parallel.engine import Batch
@@ -84,16 +83,6 @@ def test_masked_predicts_what_it_hides(tokens: Path) -> None:
     assert batch.count == int(chosen.sum()) < 7 * 16 / 2
 
 
-def vocabulary_of(tokens: Path, folder: Path) -> Path:
-    """The same tokens where the tokenizer's facts are: [CLS] 61, [SEP] 62, even tokens words."""
-    begins = np.arange(64) % 2 == 0
-    special = {"cls": 61, "sep": 62, "mask": 63}
-    Vocabulary(64, special, begins).write(folder)
-    for split in ("train", "heldout"):
-        (folder / split).symlink_to(tokens / split)
-    return folder
-
-
 PACKINGS = [
     {"packing": packing, "reset_at_documents": reset}
     for packing in ("concatenate", "best_fit")
@@ -136,12 +125,12 @@ def test_next_tokens_are_those_of_the_document(changes: dict[str, Any], tokens: 
     ids=str,
 )
 def test_masked_sequences_are_framed_and_padding_is_not_seen(
-    changes: dict[str, Any], framed: bool, tokens: Path, tmp_path: Path
+    changes: dict[str, Any], framed: bool, tokens: Path
 ) -> None:
     masking = MaskingConfig(whole_words=True, framed=framed, masked=1.0, random=0.0)
     config = CONFIG.model_copy(update={**changes, "masking": masking})
     reset, packed = changes["reset_at_documents"], changes["packing"] == "best_fit"
-    objective = MaskedObjective(vocabulary_of(tokens, tmp_path), config, vocabulary=64)
+    objective = MaskedObjective(tokens, config, vocabulary=64)
     samples = range(300)
     batch = objective.read(samples)
     if packed:
@@ -174,10 +163,12 @@ def test_masked_sequences_are_framed_and_padding_is_not_seen(
         assert not chosen[len(expected) :].any()
 
 
-def test_an_encoder_without_the_tokenizers_facts_is_refused(tokens: Path) -> None:
+def test_an_encoder_without_the_tokenizers_facts_is_refused(tokens: Path, tmp_path: Path) -> None:
+    for split in ("train", "heldout"):
+        (tmp_path / split).symlink_to(tokens / split)
     config = CONFIG.model_copy(update={"masking": MaskingConfig()})
     with pytest.raises(CorpusError, match="run `reforge tokenize` again"):
-        MaskedObjective(tokens, config, vocabulary=64)
+        MaskedObjective(tmp_path, config, vocabulary=64)
 
 
 @pytest.mark.parametrize("order", ["permuted", "megatron"])

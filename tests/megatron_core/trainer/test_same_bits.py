@@ -12,7 +12,7 @@ import pytest
 from megatron_core.checkpoint import first_difference
 from megatron_core.config import AdamW, LossScale, PretrainConfig
 from megatron_core.optimizer import BLOCK
-from tests.recipes import FAMILIES, OTHER_FAMILIES, recipe, small_model
+from tests.recipes import FAMILIES, OTHER_FAMILIES, PAIRS, recipe, small_model
 from tests.trainings import Trained, train
 
 Alone = Callable[..., Trained]
@@ -23,6 +23,12 @@ LAYOUTS = [
     *((family, "tensor=2,context=2") for family in FAMILIES),
     *((family, "data=2,pipeline=2") for family in OTHER_FAMILIES),
     *((family, "tensor=2,context=2") for family in OTHER_FAMILIES),
+    *((family, "data=2,tensor=2,pipeline=2") for family in PAIRS),
+    *((family, "context=2,pipeline=2,schedule=zero_bubble") for family in PAIRS),
+    ("pairs", "data=4"),
+    ("pairs", "tensor=2"),
+    ("pairs", "context=2"),
+    ("pairs", "pipeline=3"),
     ("decoder", "data=2,tensor=2,context=2"),
     ("decoder", "data=4"),
     ("decoder", "tensor=2"),
