@@ -20,7 +20,7 @@ class Family:
 
     Attributes:
         model_type: As ``config.json`` says it.
-        architecture: The class with the head of a language model.
+        architecture: The class with the head of a language model; a rule may name another.
         rules: Settings, ours and theirs; of two that write the same setting the later one counts.
         tensors: Tensors, ours and theirs.
         prefix: What some files leave out before each name of theirs.
@@ -44,11 +44,10 @@ class Family:
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The settings of the family's model nearest to ``config``."""
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = {"architectures": [self.architecture]}
         for rule in self.rules:
             settings |= rule.write(config)
-        settings |= self.training
-        return {**settings, "architectures": [self.architecture], "model_type": self.model_type}
+        return {**settings, **self.training, "model_type": self.model_type}
 
     def read(self, settings: Settings, where: str) -> ModelConfig:
         """Our configuration from their settings, all of them given.

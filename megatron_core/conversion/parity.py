@@ -10,13 +10,15 @@ from torch import Tensor
 
 from megatron_core.config import ModelConfig
 from megatron_core.model import LanguageModel, load_parameters
+from megatron_core.model.place import ALONE
 
 
 def logit_difference(weights: Mapping[str, Tensor], model: ModelConfig, folder: Path) -> float:
     """The largest difference between our logits and those of transformers, both in fp32.
 
-    The inputs are two sequences of fixed pseudo-random tokens. One thread computes, so that the
-    number does not depend on how many there are. Both models are in memory whole.
+    With a pooler those of pairs are among them. The inputs are two sequences of fixed pseudo-random
+    tokens. One thread computes, so that the number does not depend on how many there are. Both
+    models are in memory whole.
     """
     tokens = probe(model)
     ours = LanguageModel(model)
@@ -25,12 +27,20 @@ def logit_difference(weights: Mapping[str, Tensor], model: ModelConfig, folder: 
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
-            expected = ours(tokens)
+            expected = _logits(ours, tokens)
             del ours
-            theirs = load_transformers(folder, model)
-            return float((expected - theirs(tokens).logits).abs().max())
+            found = load_transformers(folder, model)(tokens).to_tuple()  # logits come first
+            differences = [(a - b).abs().max() for a, b in zip(expected, found, strict=False)]
+            return float(torch.stack(differences).max())
     finally:
         torch.set_num_threads(threads)
+
+
+def _logits(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
+    """Those of the tokens, and of pairs where there is a pooler."""
+    if not model.config.pooler:
+        return [model(tokens)]
+    return [model(tokens), model.pair_scores(model.hidden(tokens).transpose(0, 1), *ALONE)]
 
 
 def probe(model: ModelConfig) -> Tensor:
@@ -42,9 +52,10 @@ def probe(model: ModelConfig) -> Tensor:
 
 def load_transformers(folder: Path, model: ModelConfig) -> torch.nn.Module:
     """The model of transformers in ``folder``, in fp32, for evaluation; no code of its own runs."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining
 
-    kind = AutoModelForCausalLM if model.kind == "decoder" else AutoModelForMaskedLM
+    encoder = AutoModelForPreTraining if model.pooler else AutoModelForMaskedLM
+    kind = AutoModelForCausalLM if model.kind == "decoder" else encoder
     loaded: torch.nn.Module = kind.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
         use_safetensors=True,

@@ -177,6 +177,26 @@ class TokenTypes:
 
 
 @dataclass(frozen=True)
+class Pooler:
+    """BERT's pooler and the two classes of pairs, which ``architecture`` has beside the logits.
+
+    Other architectures have none, whatever their files hold.
+    """
+
+    architecture: str
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        return {"architectures": [self.architecture]} if config.pooler else {}
+
+    def read(self, settings: Settings) -> dict[str, Any]:
+        return {"pooler": self.architecture in (settings.get("architectures") or ())}
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"architectures"})
+
+
+@dataclass(frozen=True)
 class Window:
     """A sliding window in every layer, or in none.
 

@@ -1,9 +1,9 @@
-"""BERT (Devlin et al., 2019), with the head that predicts masked tokens."""
+"""BERT (Devlin et al., 2019), with the head that predicts masked tokens, or with both heads."""
 
 from __future__ import annotations
 
 from megatron_core.conversion.family import Family
-from megatron_core.conversion.settings import Ours, Same, TokenTypes, Without
+from megatron_core.conversion.settings import Ours, Pooler, Same, TokenTypes, Without
 from megatron_core.conversion.tensors import TensorRule, rule
 
 ENCODER = {
@@ -77,6 +77,8 @@ def tensors(attention_norm: str, ffn_norm: str) -> tuple[TensorRule, ...]:
         rule("transform.norm", "cls.predictions.transform.LayerNorm"),
         # With a tied head the bias alone is stored.
         rule("head", "cls.predictions.decoder.weight", bias="cls.predictions.bias"),
+        rule("pooler", "bert.pooler.dense"),
+        rule("pair_head", "cls.seq_relationship"),
     )
 
 
@@ -85,6 +87,7 @@ FAMILY = Family(
     architecture="BertForMaskedLM",
     rules=(
         Ours({**ENCODER, "norm_place": "after", "embedding_norm": True, "final_norm": False}),
+        Pooler("BertForPreTraining"),
         *SIZES,
     ),
     tensors=(

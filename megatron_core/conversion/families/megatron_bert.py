@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron_core.conversion.families import bert
 from megatron_core.conversion.family import Family
-from megatron_core.conversion.settings import Ours
+from megatron_core.conversion.settings import Ours, Pooler
 from megatron_core.conversion.tensors import rule
 
 FAMILY = Family(
@@ -12,6 +12,7 @@ FAMILY = Family(
     architecture="MegatronBertForMaskedLM",
     rules=(
         Ours({**bert.ENCODER, "norm_place": "before", "embedding_norm": False}),
+        Pooler("MegatronBertForPreTraining"),
         *bert.SIZES,
     ),
     tensors=(*bert.tensors("attention.ln", "ln"), rule("final_norm", "bert.encoder.ln")),

@@ -12,17 +12,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from megatron_core.config import ExpertsConfig, ModelConfig
 from megatron_core.config.model import RotaryScaling
 from megatron_core.conversion import HuggingFaceModel
-from megatron_core.conversion.families import FAMILIES
+from megatron_core.conversion.families import FAMILIES, bert, megatron_bert
 from megatron_core.conversion.family import Family, computed, example
 from megatron_core.conversion.folder import read_settings
 from megatron_core.errors import ReforgeError
-from megatron_core.model import LanguageModel, load_parameters, parameter_shards
+from megatron_core.model import (
+    LanguageModel,
+    Place,
+    Segments,
+    load_parameters,
+    parameter_shards,
+)
 
 # What models of a family may differ in; a family that has not one of them ignores it.
 EVERYTHING: dict[str, Any] = {
@@ -37,6 +48,7 @@ EVERYTHING: dict[str, Any] = {
     "rope_theta": 500.0,
     "rope_scaling": RotaryScaling(kind="llama3", factor=4.0, original_positions=16),
     "experts": ExpertsConfig(count=4, chosen=3, ffn=24, normalize=False),
+    "pooler": True,
 }
 SCALINGS = {
     "linear": RotaryScaling(kind="linear", factor=3.0),
@@ -67,7 +79,8 @@ def transformers_model(family: Family, config: ModelConfig, **changes: Any) -> P
     """A model of transformers with weights of which no two could be swapped unnoticed."""
     settings = {**family.write(config), "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
     theirs = CONFIG_MAPPING[family.model_type].from_dict(settings | changes)
-    kind = AutoModelForCausalLM if config.kind == "decoder" else AutoModelForMaskedLM
+    encoder = AutoModelForPreTraining if config.pooler else AutoModelForMaskedLM
+    kind = AutoModelForCausalLM if config.kind == "decoder" else encoder
     # Grouped products have no float64.
     model = kind.from_config(theirs, experts_implementation="eager").eval()
     generator = torch.Generator().manual_seed(3)
@@ -120,17 +133,37 @@ def test_logits_are_those_of_transformers(
     links = {link.theirs: link.shape for link in family.links(config)}
     assert stored == links  # names on the disk, not those of state_dict()
     with torch.no_grad():
-        expected = theirs(inputs).logits
+        expected = theirs(inputs)[0]
         found = model(inputs)
         scale = float(expected.abs().max())
         assert expected.std() > 0.5  # logits of different models would differ by this much
         assert (found - expected).abs().max() < 1e-5 * max(scale, 1)
         with in_double(theirs) as double:
-            expected = double(inputs).logits
+            expected = double(inputs)[0]
         assert expected.dtype == torch.float64
         found = model.double()(inputs)
     assert found.dtype == torch.float64
     assert (found - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("family", [bert.FAMILY, megatron_bert.FAMILY], ids=lambda f: f.model_type)
+def test_what_is_told_of_pairs_is_what_transformers_tells(family: Family, tmp_path: Path) -> None:
+    config = example(family, pooler=True)
+    theirs = transformers_model(family, config)
+    theirs.save_pretrained(tmp_path)
+    theirs, model, inputs = theirs.double(), ours(tmp_path).double(), tokens(config)
+    types = (torch.arange(40) >= torch.tensor([[17], [31]])).long()
+    place = Place(segments=Segments(types.T, torch.zeros(2, dtype=torch.int64), 1.0))
+    with torch.no_grad():
+        (hidden,) = model.blocks(model.embed([inputs.T], [place]), [place])
+        (hidden,) = model.normed([hidden], [place])
+        found = model.pair_scores(hidden, place)
+        expected = theirs(inputs, token_type_ids=types)
+        assert (found - expected.seq_relationship_logits).abs().max() < 1e-10
+        (scores,) = model.scores(hidden, place)
+        assert (scores.transpose(0, 1) - expected.prediction_logits).abs().max() < 1e-10
+        other = theirs(inputs).seq_relationship_logits  # of one segment
+        assert (found - other).abs().max() > 0.01
 
 
 @EVERY_FAMILY

@@ -53,9 +53,19 @@ def export(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=[f.model_type for f in FAMILIES])
-def test_every_family_goes_there_and_back_to_the_bit(family: Any, tmp_path: Path) -> None:
-    model = random_decoder(example(family, window=7))
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        pytest.param(family, config, id=f"{family.model_type}{'-pooler' * config.pooler}")
+        for family in FAMILIES
+        for pooler in (False, True)
+        if (config := example(family, window=7, pooler=pooler)).pooler == pooler
+    ],
+)
+def test_every_family_goes_there_and_back_to_the_bit(
+    family: Any, config: ModelConfig, tmp_path: Path
+) -> None:
+    model = random_decoder(config)
     weights = stored_weights(model)
     certificate = export(model, None, tmp_path)
     assert certificate["family"] == family.model_type
@@ -264,8 +274,17 @@ def test_names_of_older_files_are_read(tmp_path: Path) -> None:
         for name, tensor in load_file(file).items()
     }
     save_file(old, file)
+    both = HuggingFaceModel.open(tmp_path / "both")
+    assert {*both.weights} - {*expected} == {
+        f"{module}.{kind}" for module in ("pooler", "pair_head") for kind in ("weight", "bias")
+    }
+    settings = (tmp_path / "both/config.json").read_text()
+    settings = settings.replace("BertForPreTraining", "BertForMaskedLM")  # as some say it
+    (tmp_path / "both/config.json").write_text(settings)
     model = HuggingFaceModel.open(tmp_path / "both")
-    assert all(torch.equal(model.weights[name], tensor) for name, tensor in expected.items())
+    assert {*model.weights} == {*expected}
+    for read in (both, model):
+        assert all(torch.equal(read.weights[name], tensor) for name, tensor in expected.items())
     assert "cls.seq_relationship.weight" in model.left_out
 
 
