@@ -28,8 +28,8 @@ def attention_flops(a: ModelConfig, sequence: int) -> int:
 
 
 def head_flops(a: ModelConfig) -> int:
-    """The logits, forward, per token."""
-    return 2 * a.hidden * a.vocabulary
+    """The logits, forward, per token; those of a pair are one position's, and left out."""
+    return 2 * a.hidden * (a.vocabulary + a.head_transform * a.hidden)
 
 
 def forward_flops(a: ModelConfig, sequence: int) -> int:

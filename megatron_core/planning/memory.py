@@ -131,7 +131,7 @@ def _gradients(job: Job, weights: StageWeights) -> float:
     shards = job.data // layout.data
     local = _local(job, weights.summed)
     # Norms have a sum for each sequence slice, experts one for each rank that sends them rows.
-    slices = weights.summed.whole * (job.shards - 1 if job.tensor > 1 else 0)
+    slices = weights.summed.sliced * (job.shards - 1 if job.tensor > 1 else 0)
     senders = _local(job, weights.summed.sparse) * (layout.expert - 1)
     nodes = local / layout.context * (shards.bit_length() - 1)
     return 4 * (job.chunks * (local + slices + senders) + nodes)

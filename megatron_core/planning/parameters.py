@@ -6,7 +6,7 @@ They are counted on the model itself, built without memory, so no family needs a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 
@@ -21,31 +21,34 @@ class Weights:
     Attributes:
         split: Cut over the tensor shards.
         whole: On every tensor rank.
+        sliced: As these, with a gradient of each sequence slice, as those of norms.
         experts: Of all experts: cut over the tensor shards, spread over the expert ranks.
     """
 
     split: int = 0
     whole: int = 0
+    sliced: int = 0
     experts: int = 0
 
     @classmethod
     def of(cls, shards: Iterable[GridShard]) -> Weights:
         """Of whole tensors."""
-        found = {"split": 0, "whole": 0, "experts": 0}
+        found = {"split": 0, "whole": 0, "sliced": 0, "experts": 0}
         for shard in shards:
-            where = "experts" if shard.expert else "whole" if shard.axis is None else "split"
+            replicated = "sliced" if shard.sliced else "whole"
+            where = "experts" if shard.expert else replicated if shard.axis is None else "split"
             found[where] += torch.Size(shard.shape).numel()
         return cls(**found)
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.split + self.whole + self.experts
+        return self.split + self.whole + self.sliced + self.experts
 
     @property
     def dense(self) -> Weights:
         """Those of no expert."""
-        return Weights(self.split, self.whole)
+        return replace(self, experts=0)
 
     @property
     def sparse(self) -> Weights:
@@ -53,16 +56,15 @@ class Weights:
         return Weights(experts=self.experts)
 
     def __add__(self, other: Weights) -> Weights:
-        return Weights(
-            self.split + other.split, self.whole + other.whole, self.experts + other.experts
-        )
+        return Weights(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: int) -> Weights:
-        return Weights(self.split * times, self.whole * times, self.experts * times)
+        return Weights(*(a * times for a in astuple(self)))
 
     def per_rank(self, *, tensor: int, expert: int) -> int:
         """Those of one rank when ``tensor`` ranks share the shards and ``expert`` the experts."""
-        return self.split // tensor + self.whole + self.experts // (tensor * expert)
+        replicated = self.whole + self.sliced
+        return self.split // tensor + replicated + self.experts // (tensor * expert)
 
 
 def layer_weights(model: ModelConfig) -> Weights:

@@ -29,7 +29,7 @@ MODELS = [
     small_config(),
     small_config(tied_embeddings=False),
     small_config(layers=3, heads=8, kv_heads=8, ffn=40),
-    small_config(kind="encoder", vocabulary=77, hidden=48),
+    small_config(kind="encoder", vocabulary=77, hidden=48, head_transform=True, pooler=True),
     small_config(experts=EXPERTS),
 ]
 
@@ -51,7 +51,7 @@ def test_ranks_have_all_weights_between_them() -> None:
     alone = weights.per_rank(tensor=1, expert=1)
     assert alone == parameters(a)
     shared = weights.per_rank(tensor=2, expert=4)
-    assert shared == weights.split // 2 + weights.whole + weights.experts // 8
+    assert shared == weights.split // 2 + weights.whole + weights.sliced + weights.experts // 8
     # Of four experts, two are met by each token.
     assert active_parameters(a) == parameters(a) - a.layers * 2 * 3 * a.hidden * 24
 
@@ -89,8 +89,9 @@ PUBLISHED_MODELS = {
     "llama3.2-1b": 1_235_814_400, "mistral-7b": 7_241_732_096, "qwen2-7b": 7_615_616_512,
     "qwen3-8b": 8_190_735_360, "smollm2-135m": 134_515_008, "olmo2-7b": 7_298_617_344,
     "mixtral-8x7b": 46_702_792_704, "qwen3-30b-a3b": 30_532_122_624, "olmoe-7b": 6_919_161_856,
-    "gatortron-345m": 345e6, "gatortron-3.9b": 3.9e9, "gatortron-8.9b": 8.9e9,
-    "gatortrongpt-5b": 5e9, "gatortrongpt-20b": 20e9, "mt-nlg-530b": 530e9,
+    "bert-base": 110_106_428, "gatortron-345m": 345e6, "gatortron-3.9b": 3.9e9,
+    "gatortron-8.9b": 8.9e9, "gatortrongpt-5b": 5e9, "gatortrongpt-20b": 20e9,
+    "mt-nlg-530b": 530e9,
 }  # fmt: skip
 
 
