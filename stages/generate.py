@@ -27,8 +27,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="DIR",
-        help="A checkpoint, a folder of checkpoints (the newest counts), or a Hugging Face "
-        "folder; by default the project's last model.",
+        help="A checkpoint, a folder of checkpoints (the newest counts), a Hugging Face folder or "
+        "a checkpoint of Megatron-Core; by default the project's last model.",
     ),
 ]
 TokenizerFolder = Annotated[
@@ -178,8 +178,7 @@ def _last_model() -> Path:
 
 
 def _tokenizer_of(stored: StoredModel) -> Path:
-    own = (stored.path / "tokenizer_config.json").is_file()
-    return stored.path if own else ARTIFACTS / "tokenizer"
+    return stored.tokenizer or ARTIFACTS / "tokenizer"
 
 
 def _continue(

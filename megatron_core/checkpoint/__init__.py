@@ -15,7 +15,7 @@ from megatron_core.checkpoint.loading import (
 )
 from megatron_core.checkpoint.parts import Part, Placement
 from megatron_core.checkpoint.saver import CheckpointSaver
-from megatron_core.checkpoint.whole import save_checkpoint, save_weights
+from megatron_core.checkpoint.whole import save_checkpoint, save_weights, weights_root
 
 __all__ = [
     "Checkpoint",
@@ -34,4 +34,5 @@ __all__ = [
     "save_checkpoint",
     "save_weights",
     "verify_checkpoint",
+    "weights_root",
 ]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from megatron_core.checkpoint.description import DESCRIPTION, Checkpoint, checkpoint_root
 from megatron_core.checkpoint.digests import block_digests, combine_digests
 from megatron_core.checkpoint.parts import Part, Placement
+from megatron_core.checkpoint.ranks import Ranks
 from megatron_core.checkpoint.saver import CheckpointSaver
 from megatron_core.chunks import Chunk, write_chunks
 from megatron_core.errors import ReforgeError
@@ -82,7 +84,6 @@ def save_weights(
     Raises:
         ReforgeError: the disk refuses, or a tensor is not as announced.
     """
-    placements = {name: Placement(shape=shape) for name, shape in shapes.items()}
     leaves: dict[str, str] = {}
     tensor = "", torch.empty(0)
 
@@ -92,9 +93,7 @@ def save_weights(
         if tensor[0] != name:
             tensor = "", torch.empty(0)  # let the last one go before the next is read
             tensor = name, _flat(weights[name], name, shapes[name])
-            digests = block_digests(tensor[1])
-            leaf = combine_digests(chunk.tensor, placements[name], [(0, digests)])
-            leaves[chunk.tensor] = cast(str, leaf)
+            leaves[chunk.tensor] = _leaf(tensor[1], name, shapes[name])
         (start,), (size,) = chunk.offsets, chunk.sizes
         return tensor[1][start : start + size]
 
@@ -112,7 +111,7 @@ def save_weights(
             step=0,
             root=checkpoint_root(ordered, 0, {}),
             leaves=ordered,
-            tensors=dict(sorted(placements.items())),
+            tensors={name: Placement(shape=shape) for name, shape in sorted(shapes.items())},
             scalars={},
             files=files,
             run=run,
@@ -124,11 +123,51 @@ def save_weights(
     return checkpoint
 
 
+def weights_root(
+    weights: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    group: dist.ProcessGroup | None = None,
+) -> str:
+    """The root of the checkpoint that :func:`save_weights` would write; one tensor in memory.
+
+    Args:
+        weights: Whole fp32 tensors by name.
+        shapes: Of all of them.
+        group: A gloo group of ranks that ask together and share the work; None for one process.
+
+    Raises:
+        ReforgeError: a tensor is not as announced.
+    """
+    ranks = Ranks(group)
+
+    def share() -> dict[str, str]:
+        names = list(shapes)[ranks.rank :: ranks.count]
+        return {
+            _key(n): _leaf(_flat(weights[n], n, shapes[n]), n, shapes[n]) for n in names
+        }  # fmt: skip
+
+    def root(shares: list[dict[str, str]]) -> str:
+        leaves = {key: leaf for part in shares for key, leaf in part.items()}
+        return checkpoint_root(dict(sorted(leaves.items())), 0, {})
+
+    return ranks.together(share, root)
+
+
+def _key(name: str) -> str:
+    """The leaf of a tensor that is one grid shard."""
+    return f"weights/{name}/0"
+
+
+def _leaf(flat: Tensor, name: str, shape: tuple[int, ...]) -> str:
+    digests = [(0, block_digests(flat))]
+    return cast(str, combine_digests(_key(name), Placement(shape=shape), digests))
+
+
 def _cut(name: str, shape: tuple[int, ...]) -> list[Chunk]:
     """The chunks of a tensor that is one grid shard."""
     count = math.prod(shape)
     return [
-        Chunk(f"weights/{name}/0", (count,), (start,), (min(_CHUNK, count - start),), torch.float32)
+        Chunk(_key(name), (count,), (start,), (min(_CHUNK, count - start),), torch.float32)
         for start in range(0, count, _CHUNK)
     ]
 

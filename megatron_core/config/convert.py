@@ -8,15 +8,25 @@ from pydantic import Field
 
 from megatron_core.config.section import Section
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 class ConvertConfig(Section):
-    """Write the models as Hugging Face folders, and compare their logits with ours."""
+    """Write the models for other libraries, and compare the logits of transformers with ours."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Of the stored weights"
+    also: list[Literal["megatron_core"]] = Field(
+        default_factory=list,
+        description="Formats beside Hugging Face folders, which evaluate reads",
     )
+    dtype: Dtype = Field("float32", description="Of the stored weights")
     shard_bytes: int = Field(
         5_000_000_000, ge=1, description="Largest safetensors file, in bytes, but for one tensor"
+    )
+    vocabulary_multiple: int = Field(
+        128,
+        ge=1,
+        description="Rows of Megatron-Core's vocabulary are padded to a multiple of this; it asks "
+        "for 128 × the tensor-parallel ranks to come",
     )
     compare_logits: bool = Field(
         True, description="Compare logits with transformers; both models are then in memory"

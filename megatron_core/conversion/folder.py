@@ -20,7 +20,7 @@ from megatron_core.conversion.tensors import Converted, Link
 from megatron_core.errors import IntegrityError, ReforgeError
 
 CONFIG = "config.json"
-_LOSSLESS = (torch.float32, torch.bfloat16, torch.float16)  # into fp32
+LOSSLESS = (torch.float32, torch.bfloat16, torch.float16)  # into fp32
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class HuggingFaceModel:
     def weights(self) -> Converted:
         """Our tensors in fp32, each read when it is asked for."""
         return Converted(self.links, self.files)
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """In what the weights are stored."""
+        return {self.files.stored[link.theirs].dtype for link in self.links}
 
     @classmethod
     def open(cls, folder: Path) -> HuggingFaceModel:
@@ -172,7 +177,7 @@ def _check(files: TensorFiles, links: tuple[Link, ...], folder: Path) -> None:
             problems.append(f"{name} is no part of the model")
         elif tensor.shape != shapes[name]:
             problems.append(f"{name} is {list(tensor.shape)}, not {list(shapes[name])}")
-        elif tensor.dtype not in _LOSSLESS:
+        elif tensor.dtype not in LOSSLESS:
             problems.append(f"{name} is {tensor.dtype}, which fp32 cannot hold exactly")
     if problems:
         shown = problems[:20] + [f"and {len(problems) - 20} more"] * (len(problems) > 20)

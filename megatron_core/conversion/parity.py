@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_core.config import ModelConfig
+from megatron_core.config import ConvertConfig, ModelConfig
+from megatron_core.errors import ReforgeError
 from megatron_core.model import LanguageModel, load_parameters
 from megatron_core.model.place import ALONE
 
@@ -41,6 +42,19 @@ def _logits(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
     if not model.config.pooler:
         return [model(tokens)]
     return [model(tokens), model.pair_scores(model.hidden(tokens).transpose(0, 1), *ALONE)]
+
+
+def check_logits(
+    weights: Mapping[str, Tensor], model: ModelConfig, folder: Path, config: ConvertConfig
+) -> float:
+    """:func:`logit_difference`; ReforgeError where it is more than the configuration allows."""
+    difference = logit_difference(weights, model, folder)
+    if not difference <= config.max_logit_difference:  # also catches not-a-number
+        raise ReforgeError(
+            f"the logits of {folder.name} in transformers differ from ours by {difference:.3g}, "
+            f"more than convert.max_logit_difference = {config.max_logit_difference:.3g}"
+        )
+    return difference
 
 
 def probe(model: ModelConfig) -> Tensor:

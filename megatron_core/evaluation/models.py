@@ -131,7 +131,7 @@ class Evaluation:
                 "`reforge convert` again"
             )
         made_from = _read_certificate(subject.export)
-        if made_from != subject.stored.root:
+        if made_from != subject.stored.root():
             raise ReforgeError(
                 f"{subject.export} was not made from {subject.stored.path}: run `reforge convert`"
             )

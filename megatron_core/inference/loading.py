@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from megatron_core.checkpoint import StoredWeights, find_checkpoints, read_checkpoint
-from megatron_core.config import Grid, ModelConfig
-from megatron_core.conversion import HuggingFaceModel
+from megatron_core.config import Grid
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ConfigError, ReforgeError
-from megatron_core.identity import hash_file, merkle_root
+from megatron_core.exchange import ModelFolder
 from megatron_core.inference.decoder import Decoder
 from megatron_core.model import LanguageModel, Share, load_parameters
 from megatron_core.parallel.mesh import Mesh
@@ -24,23 +19,8 @@ from megatron_core.parallel.mesh import Mesh
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class StoredModel:
-    """A language model in a folder: a checkpoint of ours, or a Hugging Face folder.
-
-    Attributes:
-        path: Of the checkpoint, or of the Hugging Face folder.
-        config: Its architecture.
-        root: Over its weights: the checkpoint's root, or the Merkle root over the folder's files.
-        shards: Tensor shards that it was trained on; 1 for a folder from elsewhere.
-        foreign: Whether it is a Hugging Face folder.
-    """
-
-    path: Path
-    config: ModelConfig
-    root: str
-    shards: int = 1
-    foreign: bool = False
+class StoredModel(ModelFolder):
+    """A decoder in a folder: a checkpoint of ours, or what another library reads."""
 
     @classmethod
     def find(cls, path: Path) -> StoredModel:
@@ -50,49 +30,13 @@ class StoredModel:
             ReforgeError: there is none, or one that predicts no next token.
             IntegrityError: the checkpoint is damaged.
         """
-        if (path / "config.json").is_file():
-            return cls._foreign(path)
-        for folder in (path, path / "checkpoints"):
-            if not (folder / "checkpoint.json").is_file():
-                checkpoints = find_checkpoints(folder) if folder.is_dir() else []
-                if not checkpoints:
-                    continue
-                folder = checkpoints[-1]
-            return cls._own(folder)
-        raise ReforgeError(
-            f"{path} holds no model: name a checkpoint, a folder of checkpoints, or a Hugging "
-            "Face folder with a config.json"
-        )
-
-    @classmethod
-    def _own(cls, path: Path) -> StoredModel:
-        checkpoint = read_checkpoint(path)
-        kind = checkpoint.model.get("kind")
-        if kind != "decoder":
-            raise ReforgeError(
-                f"{path} holds a model of kind {kind}, which predicts no next token: generation "
-                "and language-model tasks need a decoder"
-            )
-        shards = max(placement.shards for placement in checkpoint.tensors.values())
-        config = ModelConfig.model_validate(checkpoint.model["config"])
-        return cls(path, config, checkpoint.root, shards)
-
-    @classmethod
-    def _foreign(cls, path: Path) -> StoredModel:
-        config = HuggingFaceModel.open(path).config
-        if config.kind != "decoder":
+        found = cls.open(path)
+        if found.config.kind != "decoder":
             raise ReforgeError(
                 f"{path} holds an encoder, which predicts no next token: generation and "
                 "language-model tasks need a decoder"
             )
-        files = {file.name: hash_file(file) for file in sorted(path.glob("*.safetensors"))}
-        return cls(path, config, merkle_root(files), foreign=True)
-
-    def weights(self) -> Mapping[str, Tensor]:
-        """The weights by our names, each read when it is asked for."""
-        return (
-            HuggingFaceModel.open(self.path).weights if self.foreign else StoredWeights(self.path)
-        )
+        return found
 
     def load(self, mesh: Mesh, *, shards: int | None = None, precision: str = "fp32") -> Decoder:
         """The decoder, or the tensor shards of it that this rank has.
@@ -112,7 +56,7 @@ class StoredModel:
             model = LanguageModel(self.config, Share(tensor=mesh.tensor(grid)))
         finally:
             torch.set_default_dtype(before)
-        load_parameters(model, self.weights())
+        load_parameters(model, self.weights)
         return Decoder(model.to(mesh.device))
 
     def grid(self, ranks: int, shards: int | None = None) -> Grid:

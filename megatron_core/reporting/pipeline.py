@@ -101,7 +101,12 @@ def _losses(run: Run) -> str:
 
 
 def _converted(results: Results) -> str:
-    largest = max(results.converted.values())
+    differences = [
+        difference for difference in results.converted.values() if difference is not None
+    ]
+    if len(differences) < len(results.converted):
+        return "tensors equal, logits not compared"
+    largest = max(differences)
     if largest == 0:
         return "tensors and logits equal"
     return f"tensors equal, logits within {scientific(largest)}"

@@ -24,7 +24,7 @@ class Results:
     data: Data
     training: Training
     evaluation: Evaluation
-    converted: dict[str, float]
+    converted: dict[str, float | None]
     proof: Proof
 
     @property
