@@ -72,11 +72,6 @@ class Chunk:
     dtype: torch.dtype
 
     @property
-    def index(self) -> MetadataIndex:
-        """Its name in the library."""
-        return MetadataIndex(self.tensor, torch.Size(self.offsets))
-
-    @property
     def box(self) -> ChunkStorageMetadata:
         """Its place in the library."""
         return ChunkStorageMetadata(torch.Size(self.offsets), torch.Size(self.sizes))
@@ -92,10 +87,22 @@ def write_chunks(
 
     ``read`` gives each chunk, of its sizes and dtype, on the CPU; what it raises is raised.
     """
-    planner = _SavePlanner(chunks, read, objects or {})
+    planner = ChunkPlanner(chunks, read, objects)
     try:
-        with _quiet():
+        with quiet():
             save({}, storage_writer=_Writer(folder), planner=planner, no_dist=True)
+    except CheckpointException as error:
+        raise _cause(error) from error
+
+
+def read_chunks(reader: ChunkReader, results: Sequence[tuple[Chunk, Tensor]]) -> None:
+    """Fill the tensors of ``results`` in place, wherever the stored chunks begin and end.
+
+    What goes wrong in ``reader`` is raised as it is.
+    """
+    try:
+        with quiet():
+            load({}, storage_reader=reader, planner=_LoadPlanner(results), no_dist=True)
     except CheckpointException as error:
         raise _cause(error) from error
 
@@ -113,7 +120,7 @@ class StoredChunks:
             IntegrityError: they are missing, damaged or hold something else.
         """
         self.folder = folder
-        self._reader = _Reader(folder)
+        self._reader = ChunkReader(folder)
         self._metadata = self._reader.read_metadata()
         self.shapes = {
             name: tuple(entry.size)
@@ -134,34 +141,33 @@ class StoredChunks:
         entry = self._entry(tensor)
         chunk = Chunk(tensor, tuple(entry.size), tuple(offsets), tuple(sizes), self.dtype(tensor))
         result = torch.empty(tuple(sizes), dtype=chunk.dtype)
-        planner = _LoadPlanner(chunk, result)
         try:
-            with _quiet():
-                load({}, storage_reader=self._reader, planner=planner, no_dist=True)
-        except CheckpointException as error:
-            why = _cause(error)
-            raise IntegrityError(f"{tensor} in {self.folder} cannot be read: {why}") from error
+            read_chunks(self._reader, [(chunk, result)])
+        except Exception as error:  # damaged bytes make the library raise anything
+            raise IntegrityError(f"{tensor} in {self.folder} cannot be read: {error}") from error
         return result
 
     def _entry(self, tensor: str) -> TensorStorageMetadata:
         return cast(TensorStorageMetadata, self._metadata.state_dict_metadata[tensor])
 
 
-class _SavePlanner(DefaultSavePlanner):
+class ChunkPlanner(DefaultSavePlanner):
+    """Plans to write chunks, each of which is read when its turn comes, and objects by name."""
+
     def __init__(
         self,
         chunks: Sequence[Chunk],
         read: Callable[[Chunk], Tensor],
-        objects: Mapping[str, bytes],
+        objects: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self._chunks = {(chunk.tensor, chunk.offsets): chunk for chunk in chunks}
-        self._read, self._objects = read, objects
+        self._read, self._objects = read, objects or {}
 
     def create_local_plan(self) -> SavePlan:
         tensors = [
             WriteItem(
-                index=chunk.index,
+                index=MetadataIndex(chunk.tensor, torch.Size(chunk.offsets)),
                 type=WriteItemType.SHARD,
                 tensor_data=TensorWriteData(
                     chunk=chunk.box,
@@ -182,8 +188,7 @@ class _SavePlanner(DefaultSavePlanner):
         index = write_item.index
         if write_item.type == WriteItemType.BYTE_IO:
             return io.BytesIO(self._objects[index.fqn])
-        chunk = self._chunks[index.fqn, tuple(cast(torch.Size, index.offset))]
-        return self._read(chunk)
+        return self._read(self._chunks[_place(index)])
 
 
 class _Writer(FileSystemWriter):
@@ -214,33 +219,36 @@ class _Writer(FileSystemWriter):
 
 
 class _LoadPlanner(DefaultLoadPlanner):
-    def __init__(self, chunk: Chunk, result: Tensor) -> None:
+    """Plans to fill each box from the stored chunks that overlap it."""
+
+    def __init__(self, results: Sequence[tuple[Chunk, Tensor]]) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._chunk, self._result = chunk, result
+        self._chunks = [chunk for chunk, _ in results]
+        self._results = {(chunk.tensor, chunk.offsets): result for chunk, result in results}
 
     def create_local_plan(self) -> LoadPlan:
-        stored = cast(Metadata, self.metadata).state_dict_metadata[self._chunk.tensor]
-        return LoadPlan(
-            create_read_items_for_chunk_list(
-                self._chunk.tensor, cast(TensorStorageMetadata, stored), [self._chunk.box]
+        items = []
+        for chunk in self._chunks:
+            stored = cast(Metadata, self.metadata).state_dict_metadata[chunk.tensor]
+            items += create_read_items_for_chunk_list(
+                chunk.tensor, cast(TensorStorageMetadata, stored), [chunk.box]
             )
-        )
+        return LoadPlan(items)
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        return self._result
+        return self._results[_place(index)]
 
 
-class _Reader(FileSystemReader):
+class ChunkReader(FileSystemReader):
     """Reads the metadata once, and without running what a pickle may ask for."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._folder = folder
-        self._read: Metadata | None = None
+        self._metadata: Metadata | None = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._read is None:
-            path = self._folder / METADATA
+        if self._metadata is None:
+            path = Path(self.path) / METADATA
             try:
                 with path.open("rb") as file:
                     metadata = _Unpickler(file).load()
@@ -254,8 +262,8 @@ class _Reader(FileSystemReader):
                 raise IntegrityError(f"{path} describes no distributed checkpoint")
             if getattr(metadata, "storage_meta", None) is None:
                 metadata.storage_meta = StorageMeta()
-            self._read = metadata
-        return self._read
+            self._metadata = metadata
+        return self._metadata
 
 
 class _Unpickler(pickle.Unpickler):
@@ -298,13 +306,18 @@ _BUILT = {
 }  # fmt: skip
 
 
+def _place(index: MetadataIndex) -> tuple[str, tuple[int, ...]]:
+    """Tensor and offsets of the chunk that ``index`` stands for."""
+    return index.fqn, tuple(cast(torch.Size, index.offset))
+
+
 def _cause(error: CheckpointException) -> BaseException:
     """What went wrong on the one rank that there is."""
     return next(iter(error.failures.values()))[0]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the library's notice that it runs in a single process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

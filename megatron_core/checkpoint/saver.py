@@ -21,7 +21,8 @@ from megatron_core.checkpoint.folder import prune_checkpoints
 from megatron_core.checkpoint.parts import Part, Placement, check_part
 from megatron_core.checkpoint.ranks import Ranks
 from megatron_core.checkpoint.snapshot import Snapshot
-from megatron_core.checkpoint.storage import METADATA, write_parts
+from megatron_core.checkpoint.storage import write_parts
+from megatron_core.chunks import METADATA
 from megatron_core.collectives.peers import peers
 from megatron_core.errors import IntegrityError, PeerLostError, ReforgeError
 from megatron_core.files import replace_folder, write_json
