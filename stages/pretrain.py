@@ -12,7 +12,11 @@ def pretrain(
     dry_run: DryRun = False,
     layout: LayoutOption = "auto",
 ) -> None:
-    """Train a decoder from scratch on the tokenized sources.
+    """Train a model on the tokenized sources: from scratch, or from one that exists.
+
+    `start` names the folder of a model to begin with: a checkpoint, a run, or what another
+    library wrote, as `reforge convert --from` reads it. It must be the recipe's `model` and have
+    the pipeline's tokenizer (`tokenizer: {kind: existing, path: DIR}`).
 
     The run lives in `runs/pretrain-<identity>/`, where the identity is a hash of the recipe and
     of the inputs' roots. Killed anywhere, the same command continues from its last checkpoint
@@ -32,11 +36,14 @@ def pretrain(
     ) as run:
         from megatron_core.parallel.mesh import open_mesh
         from megatron_core.trainer.assemble import pretraining
-        from stages.training import train
+        from stages.training import tokenizer_of_tokens, train
 
         config = run.recipe.pretrain
         with open_mesh(run.layout, config.device, config.threads) as mesh:
-            trainer = pretraining(config, run.input("tokenize"), run.input_roots, RUNS, mesh)
+            trainer = pretraining(
+                config, run.input("tokenize"), run.input_roots, RUNS, mesh,
+                tokenizer=tokenizer_of_tokens(run),
+            )  # fmt: skip
             trained = train(trainer, run.output)
         run.content = {"model": trained.checkpoint.root}
         run.metrics(trained.metrics)

@@ -35,6 +35,7 @@ def replay(run: StageRun, step: int | None) -> tuple[Comparison, dict[str, Any]]
     from megatron_core.checkpoint import read_checkpoint
     from megatron_core.parallel.mesh import open_mesh
     from megatron_core.trainer.assemble import pretraining
+    from stages.training import tokenizer_of_tokens
 
     recorded = run.input("pretrain")
     start = start_of_replay(recorded, step)
@@ -45,7 +46,10 @@ def replay(run: StageRun, step: int | None) -> tuple[Comparison, dict[str, Any]]
     with open_mesh(run.layout, config.device, config.threads) as mesh:
         inputs = {"tokenize": run.input_roots["tokenize"]}
         folder = RUNS / f"replay-{before.run[:12]}"
-        trainer = pretraining(config, run.input("tokenize"), inputs, folder, mesh)
+        trainer = pretraining(
+            config, run.input("tokenize"), inputs, folder, mesh,
+            tokenizer=tokenizer_of_tokens(run),
+        )  # fmt: skip
         if before.run != trainer.run.identity:
             raise IntegrityError(
                 f"{start} is of another recipe or other inputs than are here now: run "

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_core.checkpoint import Checkpoint
+from megatron_core.errors import IntegrityError
 from megatron_core.trainer import Trainer
+from stages.run import StageRun, open_input
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,23 @@ class Trained:
     path: Path
     checkpoint: Checkpoint
     metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def tokenizer_of_tokens(run: StageRun) -> Path | None:
+    """The tokenizer that a model to begin with must have; None where the recipe names no model.
+
+    Raises:
+        ReforgeError: it is not here, or is not the one that made the tokens.
+    """
+    if run.recipe.pretrain.start is None:
+        return None
+    made_with = open_input(run.name, "tokenize").inputs.get("tokenizer")
+    if open_input(run.name, "tokenizer").root != made_with:
+        raise IntegrityError(
+            f"{run.input('tokenize')} was not made with {run.input('tokenizer')}: run `reforge "
+            "tokenize` again"
+        )
+    return run.input("tokenizer")
 
 
 def train(trainer: Trainer, output: Path) -> Trained:

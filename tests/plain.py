@@ -83,9 +83,12 @@ def mean_loss(
     return F.cross_entropy(scores.flatten(0, 1), batch.targets.flatten())
 
 
-def train(config: PretrainConfig, objective: Objective) -> tuple[list[Record], Weights]:
-    """Every step's record, and the last weights; torch's optimizer."""
-    weights = {n: w.requires_grad_() for n, w in initial_weights(config).items()}
+def train(
+    config: PretrainConfig, objective: Objective, start: Mapping[str, Tensor] | None = None
+) -> tuple[list[Record], Weights]:
+    """Every step's record, and the last weights; torch's optimizer. ``start`` is drawn if None."""
+    first = initial_weights(config) if start is None else start
+    weights = {n: w.detach().double().requires_grad_() for n, w in first.items()}
     adamw, warmup = config.optimizer, config.schedule.warmup_steps
     optimizer = torch.optim.AdamW(
         [

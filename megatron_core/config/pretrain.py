@@ -9,7 +9,12 @@ from megatron_core.config.prediction import PredictionConfig
 
 
 class PretrainConfig(PredictionConfig):
-    """Train a transformer from scratch on the tokenized sources."""
+    """Train a transformer on the tokenized sources, from scratch or from a model that exists."""
 
+    start: str | None = Field(
+        None,
+        description="Folder of a model to begin with, ours or another library's; null draws "
+        "initial weights",
+    )
     steps: int = Field(300, ge=1, description="Optimizer steps")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Architecture")

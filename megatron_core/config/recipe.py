@@ -46,7 +46,7 @@ class Recipe(Section):
         default_factory=TokenizeConfig, description="Documents into indexed tokens"
     )
     pretrain: PretrainConfig = Field(
-        default_factory=PretrainConfig, description="Training from scratch"
+        default_factory=PretrainConfig, description="Training on the tokenized sources"
     )
     finetune: FinetuneConfig = Field(
         default_factory=FinetuneConfig, description="Domain adaptation and classifier"

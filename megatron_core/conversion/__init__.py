@@ -1,7 +1,12 @@
 """Weights to and from other libraries."""
 
 from megatron_core.conversion.certificate import CERTIFICATE
-from megatron_core.conversion.companions import check_tokenizer, copy_tokenizer
+from megatron_core.conversion.companions import (
+    check_same_tokenizer,
+    check_tokenizer,
+    copy_tokenizer,
+)
+from megatron_core.conversion.family import computed
 from megatron_core.conversion.folder import HuggingFaceModel
 from megatron_core.conversion.hugging_face import export_model, find_family
 from megatron_core.conversion.imported import import_certificate
@@ -13,7 +18,9 @@ __all__ = [
     "CERTIFICATE",
     "HuggingFaceModel",
     "MegatronModel",
+    "check_same_tokenizer",
     "check_tokenizer",
+    "computed",
     "copy_tokenizer",
     "export_megatron",
     "export_model",

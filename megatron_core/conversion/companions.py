@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,22 @@ def check_tokenizer(tokenizer: Path, model: ModelConfig) -> None:
         raise ReforgeError(
             f"the tokenizer in {tokenizer} has ids up to {largest}, but the model's vocabulary is "
             f"{model.vocabulary}: it is another model's"
+        )
+
+
+def check_same_tokenizer(ours: Path, theirs: Path) -> None:
+    """Check that two tokenizers are described alike, so that every text has the same tokens.
+
+    Raises:
+        ReforgeError: they are not; it says in what they differ.
+    """
+    a, b = (json.loads(open_backend(folder).to_str()) for folder in (ours, theirs))
+    compared = sorted((a.keys() | b.keys()) - {"padding", "truncation", "version"})
+    if different := [part for part in compared if a.get(part) != b.get(part)]:
+        raise ReforgeError(
+            f"the tokenizer in {ours} is not the model's in {theirs}, they differ in "
+            f"{', '.join(different)}: take that one with `tokenizer: {{kind: existing, path: "
+            f"{theirs}}}`"
         )
 
 

@@ -15,6 +15,7 @@ from megatron_core.config import (
 )
 from megatron_core.data.datasets.fingerprints import IndexCache, Stamps, verify_tokens
 from megatron_core.errors import ConfigError
+from megatron_core.exchange import ModelFolder
 from megatron_core.model import Classifier, LanguageModel, Share, initialize, load_parameters
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.mesh import Mesh
@@ -23,16 +24,34 @@ from megatron_core.trainer.language import LanguageObjective, MaskedObjective
 from megatron_core.trainer.loop import Trainer
 from megatron_core.trainer.pairs import PairObjective
 from megatron_core.trainer.run import TrainingRun
+from megatron_core.trainer.start import open_start
 
 
 def pretraining(
-    config: PretrainConfig, tokens: Path, inputs: Mapping[str, str], folder: Path, mesh: Mesh
-) -> Trainer:
-    """A model from initial weights on the tokenized sources in ``tokens``."""
+    config: PretrainConfig, tokens: Path, inputs: Mapping[str, str], folder: Path, mesh: Mesh,
+    *, tokenizer: Path | None = None,
+) -> Trainer:  # fmt: skip
+    """A model from initial weights, or from those in ``config.start``, on the tokenized sources.
+
+    Args:
+        config: Of the training.
+        tokens: The artifact of stage tokenize.
+        inputs: Roots of what it is trained on.
+        folder: Of the runs.
+        mesh: The ranks.
+        tokenizer: What made the tokens, which must be that of ``config.start``; None checks none.
+    """
+    start = None
+    if config.start is not None:
+        start = open_start(Path(config.start), config.model, tokenizer)
+        inputs = {**inputs, "start": start.root(mesh.groups.get("checkpoint"))}
 
     def build(share: Share) -> LanguageModel:
         model = LanguageModel(config.model, share)
-        initialize(model, config.model, config.seed)
+        if start is None:
+            initialize(model, config.model, config.seed)
+        else:
+            load_parameters(model, start.weights)
         return model
 
     description = describe(config.model)
@@ -47,22 +66,20 @@ def continued_pretraining(
     config: ContinuedConfig, start: Path, tokens: Path, inputs: Mapping[str, str], folder: Path,
     mesh: Mesh,
 ) -> Trainer:  # fmt: skip
-    """The decoder of checkpoint ``start``, trained on with a fresh optimizer."""
-    checkpoint = read_checkpoint(start)
-    model_config = ModelConfig.model_validate(checkpoint.model["config"])
-    objective = prediction_objective(config, model_config, tokens, folder)
-    weights = StoredWeights(start)
+    """The model of checkpoint ``start``, trained on with a fresh optimizer."""
+    found = ModelFolder.open(start)
+    objective = prediction_objective(config, found.config, tokens, folder)
 
     def build(share: Share) -> LanguageModel:
-        model = LanguageModel(model_config, share)
-        load_parameters(model, weights)
+        model = LanguageModel(found.config, share)
+        load_parameters(model, found.weights)
         return model
 
     run = TrainingRun.of(
         folder, "continued", recipe=config.identity(),
-        inputs={**inputs, "start": checkpoint.root}, model=describe(model_config),
+        inputs={**inputs, "start": found.root()}, model=describe(found.config),
     )  # fmt: skip
-    return Trainer(Engine(build, config, mesh, model=model_config), objective, run=run)
+    return Trainer(Engine(build, config, mesh, model=found.config), objective, run=run)
 
 
 def classification(
@@ -70,22 +87,20 @@ def classification(
     classes: list[str], inputs: Mapping[str, str], folder: Path, mesh: Mesh,
 ) -> Trainer:  # fmt: skip
     """A classifier on the decoder of checkpoint ``start``; all weights are trained."""
-    checkpoint = read_checkpoint(start)
-    model_config = ModelConfig.model_validate(checkpoint.model["config"])
-    weights = StoredWeights(start)
+    found = ModelFolder.open(start)
 
     def build(share: Share) -> Classifier:
-        model = Classifier(model_config, len(classes), share)
-        initialize(model, model_config, config.seed)
-        load_parameters(model.decoder, weights)
+        model = Classifier(found.config, len(classes), share)
+        initialize(model, found.config, config.seed)
+        load_parameters(model.decoder, found.weights)
         return model
 
     run = TrainingRun.of(
         folder, "classification", recipe=config.identity(),
-        inputs={**inputs, "start": checkpoint.root},
-        model={**describe(model_config), "kind": "classifier", "classes": classes},
+        inputs={**inputs, "start": found.root()},
+        model={**describe(found.config), "kind": "classifier", "classes": classes},
     )  # fmt: skip
-    engine = Engine(build, config, mesh, model=model_config)
+    engine = Engine(build, config, mesh, model=found.config)
     return Trainer(engine, ClassificationObjective(train, test, seed=config.seed), run=run)
 
 
