@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -16,11 +15,12 @@ from kernels.attention import attention
 from kernels.cross_entropy import IGNORED
 from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from megatron_core.config import Grid
-from megatron_core.model import Documents, LanguageModel, initialize
-from megatron_core.parallel.engine import Batch, Engine
+from megatron_core.model import Documents, LanguageModel
+from megatron_core.parallel.engine import Batch
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from tests import plain
+from tests.engines import engine_of, whole_gradient
 from tests.recipes import recipe, small_model
 from tests.spans import normal
 
@@ -124,30 +124,13 @@ def test_loss_and_gradient_are_those_of_each_document_alone(
             exact = exact + F.cross_entropy(scores, targets, reduction="sum")
     (exact / count).backward()
     assert loss == pytest.approx(exact.item() / count, rel=1e-6)
-    ours = {
-        key: view
-        for bucket in engine.buckets
-        if not bucket.tied
-        for key, view in bucket.layout.views(bucket.gradient).items()
-    }
+    ours = whole_gradient(engine)
     for name, weight in weights.items():
         assert weight.grad is not None
         scale = float(weight.grad.abs().max())
-        place = engine.catalogue[f"{name}/0"]
-        parts = [ours[f"{name}/{n}"].double() for n in range(place.shards)]
-        whole = torch.cat(parts, dim=place.axis or 0)
         torch.testing.assert_close(
-            whole, weight.grad, rtol=1e-4, atol=2e-6 * scale, msg=name
+            ours[name].double(), weight.grad, rtol=1e-4, atol=2e-6 * scale, msg=name
         )  # fmt: skip
-
-
-def engine_of(config: Any, mesh: Any) -> Engine:
-    def build(share: Any) -> LanguageModel:
-        model = LanguageModel(config.model, share)
-        initialize(model, config.model, config.seed)
-        return model
-
-    return Engine(build, config, mesh, model=config.model)
 
 
 @pytest.mark.parametrize(

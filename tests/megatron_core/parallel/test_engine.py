@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from megatron_core.config import BatchSizes, Grid, PretrainConfig
-from megatron_core.model import LanguageModel, initialize
-from megatron_core.parallel.engine import Batch, Engine
+from megatron_core.parallel.engine import Batch
 from megatron_core.parallel.layout import Layout
-from megatron_core.parallel.mesh import Mesh, open_mesh
+from megatron_core.parallel.mesh import open_mesh
 from tests import plain
+from tests.engines import engine_of, whole_gradient
 from tests.operations import ATTENTION, Operations
 from tests.ranks import run_ranks
 from tests.recipes import recipe, small_model
@@ -38,32 +37,6 @@ class Tokens:
             lambda i=i: self.read(range(i * microbatch, (i + 1) * microbatch))  # type: ignore[misc]
             for i in range(2 * multiple)
         ]
-
-
-def engine_of(config: PretrainConfig, mesh: Mesh) -> Engine:
-    def build(share: Any) -> LanguageModel:
-        model = LanguageModel(config.model, share)
-        initialize(model, config.model, config.seed)
-        return model
-
-    return Engine(build, config, mesh, model=config.model)
-
-
-def whole_gradient(engine: Engine) -> dict[str, Tensor]:
-    """Of each tensor, on one rank."""
-    views = {
-        key: view
-        for bucket in engine.buckets
-        if not bucket.tied
-        for key, view in bucket.layout.views(bucket.gradient).items()
-    }
-    found: dict[str, list[Tensor]] = {}
-    for shard in engine.catalogue.values():
-        found.setdefault(shard.tensor, []).append(views[shard.key])
-    return {
-        name: torch.cat(parts, dim=engine.catalogue[f"{name}/0"].axis or 0)
-        for name, parts in found.items()
-    }
 
 
 MODELS = {
