@@ -223,7 +223,8 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
 
 
 def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> Iterator[Problem]:
-    framed = model.kind == "encoder" and run.masking.framed
+    # What pairs need is said of them alone.
+    framed = model.kind == "encoder" and run.masking.framed and run.masking.pairs == "none"
     if framed and run.reset_at_documents and run.packing != "best_fit":
         yield Problem(
             f"{path}.packing", "must be best_fit where each document is framed and sees itself "

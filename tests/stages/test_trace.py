@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 
 from kernels.cross_entropy import IGNORED
 from megatron_core.config import load_recipe
 from megatron_core.data.curation.normalize import normalize
 from megatron_core.data.documents import read_shard, read_shards, write_shard
 from megatron_core.data.tokenizer import Tokenizer
+from megatron_core.data.tokenizer.folder import write_folder
 from megatron_core.errors import ConfigError, IntegrityError, ReforgeError
 from megatron_core.identity import (
     Environment,
@@ -161,6 +165,55 @@ def test_the_trace_is_what_was_trained_on(
             assert document["positions"][1] == len(rebuilt)
             assert _source_text(document["origin"]) == documents[document["id"]].text
         assert rebuilt == trained_tokens(objective, sample)
+
+
+def write_word_pieces(folder: Path) -> None:
+    """A cased WordPiece tokenizer that has some of the words, and of the others letters."""
+    special = {role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+    letters = sorted({*"".join(WORDS)})
+    entries = [*special.values(), *WORDS[::2], *letters, *(f"##{c}" for c in letters)]
+    ids = {entry: number for number, entry in enumerate(dict.fromkeys(entries))}
+    backend = Backend(models.WordPiece(ids, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([*special.values()])
+    write_folder(backend, folder, special)
+
+
+@pytest.mark.parametrize("pairs", ["sentence_order", "next_sentence"])
+def test_both_segments_of_a_pair_are_traced(
+    pairs: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_word_pieces(project / "pieces")
+    masking = f"masking: {{framed: true, pairs: {pairs}}}"
+    Path("params.yaml").write_text(
+        PARAMS.replace("{vocabulary: 300}", "{kind: existing, path: pieces}", 1)
+        .replace(
+            "{vocabulary: 300,", "{kind: encoder, token_types: 2, pooler: true, vocabulary: 300,"
+        )
+        .replace("  steps: 20", f"  {masking}\n  steps: 20")
+        .replace("    steps: 2\n", f"    {masking}\n    steps: 2\n")
+    )
+    tokenizer()
+    tokenize()
+    finish()
+    config = load_recipe(Path("params.yaml")).pretrain
+    objective = prediction_objective(config, config.model, Path("artifacts/tokenize"), Path("runs"))
+    opened = Tokenizer.load(Path("artifacts/tokenizer"))
+    documents = {d.id: d for d in read_shards(Path("artifacts/decontaminate/train"))}
+    for sample in range(0, 80, 3):
+        batch = objective.read([sample])
+        read = torch.where(batch.targets == IGNORED, batch.tokens, batch.targets)[0]
+        traces = traced(capsys, sample)["documents"]
+        for document in traces:
+            whole = opened.encode(documents[document["id"]].text)
+            first, last = document["tokens"]
+            assert last <= len(whole) == document["document_tokens"] - 1  # without its end
+            assert read[slice(*document["positions"])].tolist() == whole[first:last]
+            assert document["text"] == opened.decode(whole[first:last])
+        before, after = ((d["id"], d["tokens"]) for d in traces)
+        assert batch.labels is not None
+        assert batch.labels.tolist() == [(before[0], before[1][1]) != (after[0], after[1][0])]
 
 
 def _source_text(origin: dict[str, Any]) -> str:

@@ -145,6 +145,61 @@ def test_masking_is_checked_where_it_is_used(
     assert message in found.message
 
 
+def pair_recipe() -> dict[str, Any]:
+    """A recipe of pairs without problems."""
+    raw = raw_recipe()
+    raw["pretrain"]["model"] |= {"kind": "encoder", "token_types": 2, "pooler": True}
+    for run in (raw["pretrain"], raw["finetune"]["continued"]):
+        run["masking"] = {"framed": True, "pairs": "sentence_order"}
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "problems"),
+    [
+        ("steps", 11, {}),
+        ("masking.pairs", "next_sentence", {}),
+        ("masking.framed", False, {"{run}.masking.framed": "must be true: [SEP] stands between"}),
+        (
+            "reset_at_documents",
+            True,
+            {"{run}.reset_at_documents": "must be false: the segments see each other"},
+        ),
+        ("packing", "best_fit", {"{run}.packing": "must be concatenate, its default"}),
+        ("masking.pairs", "none", {"{run}.masking.pairs": "train the layers of pretrain.model.po"}),
+    ],
+)
+@pytest.mark.parametrize("run", ["pretrain", "finetune.continued"])
+def test_what_pairs_need_of_a_run(
+    run: str, change: str, value: Any, problems: dict[str, str]
+) -> None:  # fmt: skip
+    found = {
+        p.path: p.message
+        for p in cross_section_problems(changed(pair_recipe(), f"{run}.{change}", value))
+    }
+    assert found.keys() == {path.format(run=run) for path in problems}
+    for path, message in problems.items():
+        assert message in found[path.format(run=run)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "paths", "message"),
+    [
+        ("pooler", False, ["pretrain.model.pooler"] * 2, "must be true"),
+        ("token_types", 1, ["pretrain.model.token_types"] * 2, "must be at least 2"),
+        ("kind", "decoder", [
+            "pretrain.model.pooler", "pretrain.masking.pairs", "finetune.continued.masking.pairs",
+        ], "of encoders alone"),
+    ],
+)  # fmt: skip
+def test_what_pairs_need_of_the_model(
+    field: str, value: Any, paths: list[str], message: str
+) -> None:
+    found = list(cross_section_problems(changed(pair_recipe(), f"pretrain.model.{field}", value)))
+    assert [p.path for p in found] == paths
+    assert all(message in p.message for p in found)
+
+
 def test_experts_have_a_width_of_their_own() -> None:
     raw = raw_recipe()
     raw["pretrain"]["model"]["experts"] = {"count": 4, "chosen": 2, "ffn": 9}

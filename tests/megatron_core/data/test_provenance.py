@@ -75,11 +75,11 @@ def test_spans_are_found_in_their_documents(artifacts: Artifacts) -> None:
     assert (end.id, end.tokens, end.text) == ("s/0", (3, 4), "<end>")
 
 
-@pytest.mark.parametrize("each_document", [False, True])
-def test_positions_count_the_frame(artifacts: Artifacts, each_document: bool) -> None:
+@pytest.mark.parametrize("kind", ["whole", "each_document", "pair"])
+def test_positions_count_the_frame(artifacts: Artifacts, kind: str) -> None:
     streams = open_streams(artifacts.tokenize / "train")
     spans = [DocumentSpan("s", 0, 4), DocumentSpan("s", 5, 3)]
-    frame = Frame(4, 5, each_document=each_document)
+    frame = Frame(4, 5, each_document=kind == "each_document", pair=kind == "pair")
     tokens = read_spans(streams, [spans], 12, frame)[0][0]
     for found, span in zip(trace_spans(spans, streams, artifacts, frame=frame), spans, strict=True):
         there = streams["s"].tokens[span.first : span.first + span.tokens]

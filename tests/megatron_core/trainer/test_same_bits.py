@@ -153,6 +153,18 @@ def test_bf16_layouts_agree(layout: str, alone: Alone, tokens: Path, tmp_path: P
     assert alone(config).roots != alone(recipe()).roots
 
 
+def test_pairs_killed_in_half_precision_are_resumed_elsewhere(
+    alone: Alone, tokens: Path, tmp_path: Path
+) -> None:
+    config = recipe("pairs", precision="bf16", steps=3)
+    assert not train(tokens, tmp_path, config, "data=2,tensor=2", kill_at=3)
+    assert max(Trained(tmp_path).roots) < 3
+    assert train(tokens, tmp_path, config, "context=2,pipeline=2")
+    assert_same(Trained(tmp_path), alone(config))
+    records = [json.loads(line) for line in alone(config).steps.splitlines()]
+    assert all(0 < record["pair_loss"] < record["loss"] for record in records)
+
+
 @pytest.mark.parametrize("layout", ["data=2,tensor=2", "context=2,pipeline=2"])
 def test_fp16_layouts_agree_on_what_overflows(
     layout: str, alone: Alone, tokens: Path, tmp_path: Path
