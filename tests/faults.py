@@ -21,7 +21,7 @@ from megatron_core.collectives import CutSum, Span
 from megatron_core.model import block
 from megatron_core.model import linear as layers
 from megatron_core.parallel.bucket import Bucket, BucketGradient
-from megatron_core.parallel.engine import Engine
+from megatron_core.parallel.engine import Batch, Engine, MeanLoss
 from megatron_core.parallel.gradients import StepGradients
 from megatron_core.parallel.measure import Measured
 from megatron_core.parallel.pipeline import Microbatch, Pipeline
@@ -101,13 +101,15 @@ def shared_tied_sum() -> None:
 
 def divided_by_the_local_count() -> None:
     """One data rank divides by the predictions of its own samples."""
-    total = Engine._total
+    mean = Engine._mean
 
-    def local(self: Engine, losses: Any, counts: list[int], *rest: Any) -> tuple[float, int]:
-        loss, count = total(self, losses, counts, *rest)
-        return loss, sum(counts) if self.mesh.data_rank == 1 else count
+    def local(self: Engine, losses: Any, read: Sequence[Batch]) -> MeanLoss:
+        found = mean(self, losses, read)
+        if self.mesh.data_rank != 1:
+            return found
+        return found._replace(predictions=sum(batch.count for batch in read))
 
-    Engine._total = local  # type: ignore[method-assign]
+    Engine._mean = local  # type: ignore[method-assign]
 
 
 def replicated_squares_counted_by_every_rank() -> None:
@@ -160,13 +162,13 @@ def norms_not_summed_over_slices() -> None:
 
 def averaged_over_ranks() -> None:
     """The gradient, already a mean over all predictions, divided by the data ranks again."""
-    total = Engine._total
+    mean = Engine._mean
 
-    def averaged(self: Engine, *arguments: Any) -> tuple[float, int]:
-        loss, count = total(self, *arguments)
-        return loss * self.mesh.layout.data, count * self.mesh.layout.data
+    def averaged(self: Engine, *arguments: Any) -> MeanLoss:
+        found = mean(self, *arguments)
+        return found._replace(predictions=found.predictions * self.mesh.layout.data)
 
-    Engine._total = averaged  # type: ignore[method-assign]
+    Engine._mean = averaged  # type: ignore[method-assign]
 
 
 def stale_replica() -> None:

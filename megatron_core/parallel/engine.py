@@ -66,12 +66,12 @@ class Batch:
 
 
 class MeanLoss(NamedTuple):
-    """The loss of a step.
+    """The loss of what is computed together.
 
     Attributes:
         mean: Over predictions; where sequences are pairs, the mean over these is added.
         predictions: How many.
-        pairs: What the pairs added; None without.
+        pairs: The mean over pairs; None without.
     """
 
     mean: float
@@ -193,14 +193,13 @@ class Engine:
         losses = self.pipeline.run(self.actions, work)
         self.gradients.finish()
         self._add_tied()
-        tokens, pairs, count = self._total(losses, read)
+        loss = self._mean(losses, read)
         for bucket in self._owned():
-            bucket.gradient.div_(count * scale)
-        mean = (tokens + pairs) / count
-        return MeanLoss(mean, count, None if read[0].labels is None else pairs / count)
+            bucket.gradient.div_(loss.predictions * scale)
+        return loss
 
-    def heldout(self, batches: Sequence[Callable[[], Batch]]) -> tuple[float, int]:
-        """The summed loss over ``batches``, a multiple of the data shards, without gradients."""
+    def heldout(self, batches: Sequence[Callable[[], Batch]]) -> MeanLoss:
+        """The mean loss over ``batches``, a multiple of the data shards, without gradients."""
         grid = self.config.grid
         each = len(batches) // grid.data
         read = [
@@ -214,9 +213,7 @@ class Engine:
         actions = forward_actions(
             ranks=layout.pipeline, stages=layout.stages, microbatches=len(work)
         )
-        losses = self.pipeline.run(actions, work)
-        tokens, pairs, count = self._total(losses, read)
-        return tokens + pairs, count
+        return self._mean(self.pipeline.run(actions, work), read)
 
     def _pair_weight(self, read: Sequence[Batch]) -> float:
         """The predictions for each pair, of all that is computed together; 0 without pairs."""
@@ -273,11 +270,8 @@ class Engine:
         parts = x.T.chunk(self.context.shards)
         return [parts[chunk].contiguous() for chunk in self.context.chunks]
 
-    def _total(self, losses: list[list[Tensor]], read: Sequence[Batch]) -> tuple[float, float, int]:
-        """Losses of tokens and of pairs, and predictions, over all ranks.
-
-        Microbatches are added by number, then chunks and shards.
-        """
+    def _mean(self, losses: list[list[Tensor]], read: Sequence[Batch]) -> MeanLoss:
+        """Over all ranks; microbatches are added by number, then chunks and shards."""
         chunks, owned = self.context.shards, self.owned_shards
         each = len(losses) // len(owned)
         table = torch.zeros(self.config.grid.data, chunks + 1, 2, dtype=torch.float64)
@@ -293,7 +287,10 @@ class Engine:
             tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks, kind]])
             for kind in range(2)
         )
-        return tokens, pairs, int(table[:, chunks, 0].sum())
+        count = int(table[:, chunks, 0].sum())
+        return MeanLoss(
+            (tokens + pairs) / count, count, None if read[0].labels is None else pairs / count
+        )
 
     # Tied weights
 

@@ -166,8 +166,11 @@ class Trainer:
         batches = self.objective.heldout(self.config.batch.microbatch, self.config.grid.data)
         if not batches:
             return {}
-        total, count = self.engine.heldout(batches)
-        return {"heldout_loss": total / count}
+        loss, _, pairs = self.engine.heldout(batches)
+        record = {"heldout_loss": loss}
+        if pairs is not None:
+            record["heldout_pair_loss"] = pairs
+        return record
 
     def _open_fingerprints(self) -> FingerprintLog | None:
         """The log of checksums, on the first rank, cut to the steps that stand."""

@@ -145,17 +145,17 @@ def test_what_is_measured_is_what_the_gradient_holds() -> None:
         assert poisoned.gradients == poisoned.weights == []
 
 
-def test_heldout_is_the_summed_loss_and_leaves_no_gradient() -> None:
+def test_heldout_is_the_mean_loss_and_leaves_no_gradient() -> None:
     config = recipe()
     with open_mesh(Layout(), "cpu", 1) as mesh:
         engine = engine_of(config, mesh)
         batches = Tokens().heldout(config.batch.microbatch, config.grid.data)
-        total, count = engine.heldout(batches)
+        found = engine.heldout(batches)
         assert all(bucket.gradient.numel() == 0 for bucket in engine.buckets)
     weights = plain.initial_weights(config)
     sizes = config.model_copy(update={"batch": BatchSizes(sequences=2 * len(batches))})
     exact = plain.mean_loss(weights, sizes, Tokens(), 1)
-    assert total / count == pytest.approx(exact.item(), rel=1e-6)
+    assert found.mean == pytest.approx(exact.item(), rel=1e-6)
 
 
 def watch(config: PretrainConfig, text: str, folder: Path) -> None:
