@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from megatron_core.config import STAGES, Recipe, Section
+from megatron_core.config.presets import model_names, read_model
 from megatron_core.config.recipe import cross_section_problems, training_runs
 
 
@@ -198,6 +199,15 @@ def test_what_pairs_need_of_the_model(
     found = list(cross_section_problems(changed(pair_recipe(), f"pretrain.model.{field}", value)))
     assert [p.path for p in found] == paths
     assert all(message in p.message for p in found)
+
+
+ENCODERS = [name for name in model_names() if read_model(name).kind == "encoder"]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_published_encoders_can_be_trained_as_they_were(name: str) -> None:
+    model = read_model(name).model_dump()
+    assert list(cross_section_problems(changed(pair_recipe(), "pretrain.model", model))) == []
 
 
 def test_experts_have_a_width_of_their_own() -> None:
