@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -14,14 +14,10 @@ from megatron_core.config import load_recipe
 from megatron_core.config.presets import read_model
 from megatron_core.errors import ConfigError
 from megatron_core.parallel.layout import Layout
-from megatron_core.planning.flops import Recompute
-from megatron_core.planning.hardware import Hardware, Precision
-from megatron_core.planning.job import Job
-from megatron_core.planning.plan import make_plan
-from megatron_core.planning.presets import read_preset
-from megatron_core.planning.software import Software
-from megatron_core.planning.tables import plan_tables, verdict
 from stages.options import DEFAULT_PARAMS, Overrides, Params
+
+if TYPE_CHECKING:
+    from megatron_core.planning.job import Job
 
 
 def plan(
@@ -64,6 +60,13 @@ def plan(
     published runs of Megatron-LM on 32 to 3,072 GPUs took 5 to 15 % longer than planned, those of
     MT-NLG 34 to 40 % (`benchmarks/results/plan.md`).
     """
+    from megatron_core.planning.flops import Recompute
+    from megatron_core.planning.hardware import Hardware, Precision
+    from megatron_core.planning.plan import make_plan
+    from megatron_core.planning.presets import read_preset
+    from megatron_core.planning.software import Software
+    from megatron_core.planning.tables import plan_tables, verdict
+
     chosen = Layout.parse(layout)
     job = _recipe_job(params, overrides, chosen) if model is None else _model_job(model, chosen)
     changes: dict[str, Any] = {
@@ -88,11 +91,15 @@ def plan(
 
 
 def _recipe_job(params: Path, overrides: list[str] | None, layout: Layout) -> Job:
+    from megatron_core.planning.job import Job
+
     return Job.of(load_recipe(params, overrides or ()).pretrain, layout)
 
 
 def _model_job(model: str, layout: Layout) -> Job:
     """A published model in bf16 on a grid of the layout's degrees."""
+    from megatron_core.planning.job import Job
+
     config = read_model(model)
     return Job(config, layout, sequence=config.positions, batch=1)
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -28,51 +28,78 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_here(job: Job, numbers: Sequence[int], workers: int) -> Iterator[int]:
-    """Do the tasks ``numbers`` in ``workers`` processes; yields each, in order, once it is done.
+class Processes:
+    """Up to ``workers`` processes, started at the first need and kept for what comes after.
+
+    One worker means this process. The processes end with the last reference to this.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``map(function, items)``; results come in the order of ``items``.
+
+        ``function`` is importable by name. ``items`` are drawn as they are needed, a few for each
+        process ahead. datatrove's own local executor waits forever for a process that the system
+        killed, for memory most often; this one says so.
+
+        Raises:
+            ReforgeError: a worker process was killed.
+        """
+        if self._workers <= 1:
+            yield from map(function, items)
+            return
+        if self._pool is None:
+            # Spawned: a fork copies locks that other threads (progress bars, BLAS) may hold.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(
+                self._workers, mp_context=context, initializer=_share_the_machine
+            )
+        # A window of them at a time: all items at once may be more than memory holds.
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) > _AHEAD * self._workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise ReforgeError(
+                "a worker process was killed, most likely for memory: use fewer `execution.workers`"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+            wait(waiting)  # what had begun already
+
+
+def run_here(job: Job, numbers: Sequence[int], processes: Processes) -> Iterator[int]:
+    """Do the tasks ``numbers`` in ``processes``; yields each, in order, once it is done.
+
+    A single task is done in this process.
 
     Raises:
         ReforgeError: a process was killed.
     """
     # The job travels without its items: each goes to the one process that needs it.
+    work = partial(_run_one, replace(job, items=()))
     tasks = ((number, job.items[number]) for number in numbers)
-    return ordered_map(partial(_run_one, replace(job, items=())), tasks, min(workers, len(numbers)))
+    return map(work, tasks) if len(numbers) == 1 else processes.map(work, tasks)
 
 
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """``map(function, items)`` on ``workers`` processes; results come in the order of ``items``.
-
-    ``function`` is importable by name. ``items`` are drawn as they are needed, a few for each
-    process ahead. One worker means this process. datatrove's own local
-    executor waits forever for a process that the system killed, for memory most often; this one
-    says so.
+    """``map(function, items)`` on ``workers`` processes of its own, as :meth:`Processes.map`.
 
     Raises:
         ReforgeError: a worker process was killed.
     """
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    # Fresh processes: a fork copies locks that other threads (progress bars, BLAS) may hold.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share_the_machine) as pool:
-        try:
-            # A window of them at a time: all items at once may be more than memory holds.
-            waiting: deque[Future[Result]] = deque()
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise ReforgeError(
-                "a worker process was killed, most likely for memory: use fewer `execution.workers`"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    yield from Processes(workers).map(function, items)
 
 
 def _share_the_machine() -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from megatron_core.config.execution import ExecutionConfig, LocalExecution
 from megatron_core.data.tasks.cluster import run_on_cluster
-from megatron_core.data.tasks.local import cores, run_here
+from megatron_core.data.tasks.local import Processes, cores, run_here
 from megatron_core.data.tasks.outcome import Job
 from megatron_core.progress import progress_bar
 
@@ -28,6 +28,7 @@ class Tasks:
     def __init__(self, folder: Path, execution: ExecutionConfig | None = None) -> None:
         self.folder = folder
         self.execution = LocalExecution() if execution is None else execution
+        self._processes = Processes(self.workers)
 
     @property
     def workers(self) -> int:
@@ -66,5 +67,5 @@ class Tasks:
         if not numbers:
             return iter(())
         if self.execution.kind == "local":
-            return run_here(job, numbers, self.workers)
+            return run_here(job, numbers, self._processes)
         return run_on_cluster(job, numbers, self.execution)

@@ -8,8 +8,9 @@ from typing import Any
 import regex
 
 from megatron_core.config.corpus.curate import PhiClass
+from megatron_core.data.curation.deidentification.recognizers import predefined_recognizers
 from megatron_core.data.curation.deidentification.spans import Span, Sureness, span_of
-from megatron_core.errors import ConfigError, MissingExtraError
+from megatron_core.errors import ConfigError
 
 _PIECE = 10_000  # characters given to a recognizer at once: some take the square of it
 
@@ -48,13 +49,9 @@ class Contacts:
     """
 
     def __init__(self, region: str) -> None:
-        try:
-            from phonenumbers import SUPPORTED_REGIONS
-            from presidio_analyzer import predefined_recognizers as known
-        except ImportError as error:
-            raise MissingExtraError(
-                "presidio-analyzer, which finds addresses,", "clinical"
-            ) from error
+        known = predefined_recognizers("finds addresses")
+        from phonenumbers import SUPPORTED_REGIONS  # which presidio brings
+
         if region not in SUPPORTED_REGIONS:
             raise ConfigError(
                 f"curate.deidentify.region: no country {region!r}; there are "

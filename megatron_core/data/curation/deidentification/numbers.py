@@ -8,9 +8,9 @@ from typing import Any, cast
 import regex
 
 from megatron_core.config.corpus.curate import PhiClass
+from megatron_core.data.curation.deidentification.recognizers import predefined_recognizers
 from megatron_core.data.curation.deidentification.spans import Span, Sureness, span_of
 from megatron_core.data.curation.deidentification.vocabulary import Vocabulary, alternatives
-from megatron_core.errors import MissingExtraError
 
 _NUMBER = r"(?:[ ]?(?:id(?:entifier|entification)?|numbers?|nos?\.?|num\.?|nbr|code|#|№))"
 _IS = r"\.?[ ]?(?:[:=#]|is|was|with|-)?[ ]?#?[ ]?"
@@ -57,12 +57,7 @@ class Numbers:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        try:
-            from presidio_analyzer import predefined_recognizers as known
-        except ImportError as error:
-            raise MissingExtraError(
-                "presidio-analyzer, which checks numbers,", "clinical"
-            ) from error
+        known = predefined_recognizers("checks numbers")
         # The recognizer, its class and the score from which on it counts.
         self._checked: list[tuple[Any, PhiClass, float]] = [
             (known.CreditCardRecognizer(), "ACCOUNT", 1.0),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,11 @@ def die_at_three(item: tuple[int, Path]) -> int:
 
 def process(item: int) -> int:
     return os.getpid()
+
+
+def children() -> set[int]:
+    """Processes of this one that live."""
+    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
 
 
 def tasks(folder: Path, workers: int | None) -> Tasks:
@@ -87,6 +94,26 @@ def test_passes_have_results_of_their_own(tmp_path: Path) -> None:
     assert list(one.map("first", square_and_say, items(tmp_path, 2))) == [0, 1]
     assert list(one.map("second", process, range(1))) == [os.getpid()]
     assert list(one.map("nothing", process, [])) == []
+
+
+def test_processes_last_from_pass_to_pass_and_are_replaced_when_killed(tmp_path: Path) -> None:
+    several = tasks(tmp_path, 2)
+    first = set(several.map("first", process, range(8)))
+    assert set(several.map("second", process, range(8))) <= first | children()
+    assert first <= children()
+    with pytest.raises(ReforgeError, match="was killed"):
+        list(several.map("killed", die_at_three, items(tmp_path)))
+    assert first.isdisjoint(several.map("third", process, range(8)))
+
+
+def test_processes_end_with_the_tasks(tmp_path: Path) -> None:
+    several = tasks(tmp_path, 2)
+    used = set(several.map("here", process, range(4)))
+    del several
+    end = time.monotonic() + 30
+    while used & children() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not used & children()
 
 
 def test_every_core_is_taken_unless_told(tmp_path: Path) -> None:
