@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
 from stages.run import stage_run
 from stages.tokenizer import check_vocabulary
@@ -28,7 +30,7 @@ def tokenize(
     The shards are tasks: neither their number nor that of the workers changes a byte.
     """
     from megatron_core.data.tokenization import tokenize_documents
-    from megatron_core.data.tokenizer import Tokenizer
+    from megatron_core.data.tokenizer import Tokenizer, verify_unchanged
     from megatron_core.data.vocabulary import Vocabulary
 
     with stage_run(
@@ -40,6 +42,9 @@ def tokenize(
         resumable=True,
     ) as run:
         check_vocabulary(run.recipe, Tokenizer.load(run.input("tokenizer")).vocabulary_size)
+        config = run.recipe.tokenizer
+        if config.kind == "existing":
+            verify_unchanged(Path(config.path), run.input("tokenizer"), config.end_of_document)
         counts = tokenize_documents(
             run.input("decontaminate"),
             run.input("tokenizer"),

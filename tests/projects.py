@@ -22,7 +22,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "max_repeated_lines": 0.5,
     },
     "dedup": {"ngram": 5, "min_jaccard": 0.7},
-    "decontaminate": {"ngram": 13, "max_overlap": 0.2},
+    "decontaminate": {"ngram": 13, "max_overlap": 0.2, "max_covered": 0.8},
     "pretrain": {
         **_TRAINING,
         "model": {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_core.reporting.project import Project
-from megatron_core.reporting.wording import Piece, mark_differences, name, percent
+from megatron_core.reporting.reasons import curate_rule, overlap_rule
+from megatron_core.reporting.wording import Piece, mark_differences, name
 
 _EXAMPLES = 3
 _CUT = 200  # characters the stages keep of a sample; a text that long goes on
@@ -165,18 +166,9 @@ def _removals(project: Project) -> list[Removal]:
     dedup, clean = recipes["dedup"], recipes["decontaminate"]
     broken = project.numbers("ingest")["broken"]
     curated, deduped = project.numbers("curate"), project.numbers("dedup")
-    rules = {
-        "too_short": "shorter than {min_characters} characters",
-        "too_long": "longer than {max_characters} characters",
-        "few_letters": "a smaller share of letters and spaces than {min_alphabetic}",
-        "repeated_lines": "a larger share of repeated lines than {max_repeated_lines}",
-    }
     found = [
         Removal("ingest", "unreadable", "no text could be read", broken),
-        *(
-            Removal("curate", name(reason), rules.get(reason, "").format(**recipes["curate"]), lost)
-            for reason, lost in curated["reasons"].items()
-        ),
+        *(_dropped(reason, lost, recipes["curate"]) for reason, lost in curated["reasons"].items()),
         Removal("dedup", "exact copies", "the same words as another document", deduped["exact"]),
         Removal(
             "dedup", "near-duplicates",
@@ -185,15 +177,17 @@ def _removals(project: Project) -> list[Removal]:
         ),
         *(
             Removal(
-                "decontaminate", f"overlap with {_set_name(against)}",
-                f"more than {percent(clean['max_overlap'], 0)} of its {clean['ngram']}-grams "
-                "stand there too",
-                lost,
+                "decontaminate", f"overlap with {_set_name(against)}", overlap_rule(clean), lost
             )
             for against, lost in project.numbers("decontaminate")["removed"].items()
         ),
     ]  # fmt: skip
     return [removal for removal in found if removal.documents]
+
+
+def _dropped(reason: str, documents: int, recipe: Mapping[str, Any]) -> Removal:
+    rule = curate_rule(reason, recipe)
+    return Removal("curate", reason if rule is None else name(reason), rule or "", documents)
 
 
 def _set_name(against: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,28 @@ def test_from_documents_to_datasets(project: Path) -> None:
     assert metrics["heldout"]["total"]["tokens"] == len(dataset.tokens)
     assert metrics["train"]["sources"]["notes"]["documents"] == 40
     assert json.loads((project / "metrics/tokenizer.json").read_text())["vocabulary"] == 300
+
+
+def test_a_tokenizer_that_changed_after_it_was_taken_is_noticed(project: Path) -> None:
+    tokenizer()
+    shutil.copytree(project / "artifacts/tokenizer", project / "mine")
+    existing = ["tokenizer={kind: existing, path: mine}"]
+    tokenizer(overrides=existing)
+    tokenize(overrides=existing)
+    added = project / "mine/special_tokens_map.json"
+    added.write_text("{}")
+    with pytest.raises(ReforgeError, match=r"mine was changed after .* `reforge tokenizer` again"):
+        tokenize(overrides=existing)
+    added.unlink()
+    merges = project / "mine/tokenizer.json"
+    merges.write_text(merges.read_text() + " ")
+    with pytest.raises(ReforgeError, match="mine was changed after"):
+        tokenize(overrides=existing)
+    merges.write_text("{")
+    with pytest.raises(ReforgeError, match="mine was changed after"):
+        tokenize(overrides=existing)
+    shutil.rmtree(project / "mine")
+    tokenize(overrides=existing)
 
 
 def test_a_failure_leaves_nothing(project: Path) -> None:

@@ -1,6 +1,7 @@
 """Tokenizers: trained or taken over, kept as Hugging Face folders; and what encodes with them."""
 
 from megatron_core.data.tokenizer.encoders import Encoder
+from megatron_core.data.tokenizer.existing import verify_unchanged
 from megatron_core.data.tokenizer.fast import choose_encoder, open_encoder
 from megatron_core.data.tokenizer.make import make_tokenizer
 from megatron_core.data.tokenizer.report import describe
@@ -15,4 +16,5 @@ __all__ = [
     "draw_sample",
     "make_tokenizer",
     "open_encoder",
+    "verify_unchanged",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from megatron_core.data.tokenizer.folder import (
     CONFIG,
@@ -16,7 +18,7 @@ from megatron_core.data.tokenizer.folder import (
     read_roles,
 )
 from megatron_core.data.tokenizer.sentence_piece import write_converted
-from megatron_core.errors import CorpusError
+from megatron_core.errors import CorpusError, IntegrityError
 from megatron_core.files import write_json
 
 # Data alone: whatever else lies in such a folder, code and pickles too, stays there.
@@ -54,6 +56,35 @@ def adopt(source: Path, output: Path, end_of_document: str | None) -> None:
         raise CorpusError(
             f"{source} has no token {end or 'that ends a sequence'}: name one of its tokens with "
             "tokenizer.end_of_document"
+        )
+
+
+def verify_unchanged(source: Path, taken: Path, end_of_document: str | None) -> None:
+    """Check that ``source`` would still give the artifact ``taken``.
+
+    One that is no longer there is not missed: the artifact has all that it gave.
+
+    Raises:
+        IntegrityError: it was changed since.
+    """
+    if not source.exists():
+        return
+    with TemporaryDirectory() as folder:
+        again = Path(folder)
+        try:
+            adopt(source, again, end_of_document)
+        except CorpusError:
+            same = False
+        else:
+            given = {path.name for path in again.iterdir()}
+            kept = {path.name for path in taken.iterdir()} & {*_COPIED, CONFIG, MODEL}
+            same = given == kept and not any(
+                filecmp.cmpfiles(again, taken, given, shallow=False)[1:]
+            )
+    if not same:
+        raise IntegrityError(
+            f"tokenizer.path: {source} was changed after {taken} was made of it: run `reforge "
+            "tokenizer` again"
         )
 
 

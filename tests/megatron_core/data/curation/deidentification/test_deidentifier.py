@@ -108,6 +108,17 @@ def test_placeholders_stay_when_run_again(deidentifier: Deidentifier) -> None:
         assert deidentifier.replace(once).text == once
 
 
+@pytest.mark.parametrize(
+    "inside", ["Smith 3/14/2019", "NAME", "Dr. Smith, (212) 555-0147", "a@b.org"]
+)
+def test_what_a_placeholder_holds_stays(deidentifier: Deidentifier, inside: str) -> None:
+    """Other corpora have such of their own, as MIMIC's with numbers and dates in them."""
+    text = f"Dr. [**{inside}**] saw Mrs. {{}} [**{inside}**] on {{}}; [**{inside}**] agreed."
+    assert deidentifier.replace(text.format("Quincey", "3/14/2019")).text == text.format(
+        "[**NAME**]", "[**DATE**]"
+    )
+
+
 def test_one_name_has_one_number() -> None:
     consistent = Deidentifier(Deidentify(consistent=True))
     text = "Dr. Mizrahi and Mr. O'Brien met on 1/2/2003; O'BRIEN thanked Dr.  Mizrahi on 3/4/2003."
