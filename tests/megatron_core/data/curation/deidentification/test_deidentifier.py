@@ -141,6 +141,42 @@ def test_a_name_told_once_is_found_everywhere(deidentifier: Deidentifier) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "We gave the bed to ⟦Shanice⟧ today.",
+        "We gave the bed to Shanice; the shanice test is done.",  # small elsewhere
+        "It hurt. Shanice hurt too.",  # as any word that starts a sentence
+        "Signs of Shanice-Shanice were seen.",  # as two discoverers
+    ],
+)
+def test_a_listed_name_alone(deidentifier: Deidentifier, text: str) -> None:
+    plain = text.replace("⟦", "").replace("⟧", "")
+    assert deidentifier.replace(plain).text == text.replace("⟦Shanice⟧", "[**NAME**]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It was called Venkataraman syndrome.",  # announced as a name
+        "The tests of Shanice Venkataraman score were done.",  # a known first name
+        "He lives in Xartheby canal.",  # announced as a town
+        "Pain in Xartheby canal.",  # after "in"
+    ],
+)
+def test_what_is_called_after_somebody_stays(deidentifier: Deidentifier, text: str) -> None:
+    assert deidentifier.replace(text).text == text
+    without = re.sub(" (syndrome|score|canal)", "", text)
+    assert deidentifier.replace(without).text != without
+
+
+def test_a_disease_called_like_the_patient_stays(deidentifier: Deidentifier) -> None:
+    text = "Patient: Quillon Xartheby\nXartheby has the Xartheby syndrome."
+    assert deidentifier.replace(text).text == (
+        "Patient: [**NAME**]\n[**NAME**] has the Xartheby syndrome."
+    )
+
+
 def test_lines_of_one_sign_are_read(deidentifier: Deidentifier) -> None:
     for unit in ("a", "A", "1", "-a", "a.", "Ab ", "1/", "@", "(1", "x@"):
         assert isinstance(deidentifier.replace(unit * 4000).text, str)
