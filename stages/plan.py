@@ -61,11 +61,7 @@ def plan(
     MT-NLG 34 to 40 % (`benchmarks/results/plan.md`).
     """
     from megatron_core.planning.flops import Recompute
-    from megatron_core.planning.hardware import Hardware, Precision
-    from megatron_core.planning.plan import make_plan
-    from megatron_core.planning.presets import read_preset
-    from megatron_core.planning.software import Software
-    from megatron_core.planning.tables import plan_tables, verdict
+    from megatron_core.planning.hardware import Precision
 
     chosen = Layout.parse(layout)
     job = _recipe_job(params, overrides, chosen) if model is None else _model_job(model, chosen)
@@ -79,6 +75,16 @@ def plan(
     job = replace(job, **{name: value for name, value in changes.items() if value is not None})
     if model is not None and batch is None:
         job = replace(job, batch=8 * chosen.data * chosen.pipeline * job.microbatch)
+    _print(job, hardware, as_json)
+
+
+def _print(job: Job, hardware: str, as_json: bool) -> None:
+    from megatron_core.planning.hardware import Hardware
+    from megatron_core.planning.plan import make_plan
+    from megatron_core.planning.presets import read_preset
+    from megatron_core.planning.software import Software
+    from megatron_core.planning.tables import plan_tables, verdict
+
     machine = read_preset(Hardware, "hardware", hardware)
     made = make_plan(job, machine, read_preset(Software, "software", "reforge"))
     if as_json:

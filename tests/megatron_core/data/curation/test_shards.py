@@ -135,6 +135,7 @@ def test_languages_are_counted_by_source(tmp_path: Path) -> None:
             "c": {"documents": 1, "languages": {"en": 1}},
         },
     }
+    assert [*tally.metrics()["sources"]] == ["a", "b", "c"]
 
 
 def test_lines_taken_out_are_told(tmp_path: Path) -> None:
