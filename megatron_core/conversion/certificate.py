@@ -29,33 +29,36 @@ def compare_tensors(
     Raises:
         IntegrityError: theirs are not made of ours, or ours not of theirs.
     """
-    lines = []
-    for link in links:
-        whole = theirs[link.theirs].contiguous()
-        parts = [ours[name].to(whole.dtype).contiguous() for name in link.ours]
-        there = _hash(whole)
+    return [_compare(link, ours, theirs) for link in links]
+
+
+def _compare(
+    link: Link, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    whole = theirs[link.theirs].contiguous()
+    there, shape, dtype = _hash(whole), whole.shape, whole.dtype
+    if link.operation.name == "same":
+        del whole  # so that one tensor is in memory, not two
+        (name,) = link.ours
+        hashes = [_hash(ours[name].to(dtype).contiguous())]
+        equal = hashes == [there]
+    else:
+        parts = [ours[name].to(dtype).contiguous() for name in link.ours]
         hashes = [_hash(part) for part in parts]
-        if link.operation.name == "same":
-            equal = hashes == [there]
-        else:
-            joined = _hash(link.operation.join(parts).contiguous())
-            back = link.split(whole)
-            equal = joined == there and hashes == [
-                _hash(back[name].contiguous()) for name in link.ours
-            ]
-        if not equal:
-            raise IntegrityError(f"{link.theirs} is not bitwise {', '.join(link.ours)}")
-        lines.append(
-            {
-                "operation": link.operation.name,
-                "ours": list(link.ours),
-                "ours_sha256": hashes,
-                "shape": list(whole.shape),
-                "theirs": link.theirs,
-                "theirs_sha256": there,
-            }
-        )
-    return lines
+        back = link.split(whole)
+        equal = _hash(link.operation.join(parts).contiguous()) == there and hashes == [
+            _hash(back[name].contiguous()) for name in link.ours
+        ]
+    if not equal:
+        raise IntegrityError(f"{link.theirs} is not bitwise {', '.join(link.ours)}")
+    return {
+        "operation": link.operation.name,
+        "ours": list(link.ours),
+        "ours_sha256": hashes,
+        "shape": list(shape),
+        "theirs": link.theirs,
+        "theirs_sha256": there,
+    }
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -188,10 +188,12 @@ class Converted(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         link = self._links[name]
-        if self._last[0] != link.theirs:  # parts of one tensor are asked for one after the other
+        theirs, parts = self._last  # those of one tensor are asked for one after the other
+        if theirs != link.theirs or name not in parts:
             self._last = "", {}
-            self._last = link.theirs, link.split(self._theirs[link.theirs])
-        return self._last[1][name].to(torch.float32).contiguous()
+            parts = link.split(self._theirs[link.theirs])
+            self._last = link.theirs, parts
+        return parts.pop(name).to(torch.float32).contiguous()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._links)
