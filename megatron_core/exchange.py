@@ -28,6 +28,7 @@ from megatron_core.conversion import (
     MegatronModel,
     check_tokenizer,
     copy_tokenizer,
+    export_gguf,
     export_megatron,
     export_model,
     import_certificate,
@@ -37,7 +38,12 @@ from megatron_core.conversion import (
 from megatron_core.errors import ReforgeError
 from megatron_core.files import write_json
 
-FORMATS = ("reforge", "hugging_face", "megatron_core")
+_EXPORTS = {
+    "hugging_face": export_model,
+    "megatron_core": export_megatron,
+    "gguf": export_gguf,
+}
+FORMATS = ("reforge", *_EXPORTS)
 
 
 @dataclass(frozen=True)
@@ -130,8 +136,7 @@ def write_model(
     """
     if form == "reforge":
         return _import_model(model, tokenizer, output, config)
-    write = export_megatron if form == "megatron_core" else export_model
-    return write(
+    return _EXPORTS[form](
         model.weights, model.config, tokenizer, output, config, checkpoint=model.root()
     )  # fmt: skip
 

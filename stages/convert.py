@@ -24,7 +24,7 @@ Target = Annotated[
     Path | None, typer.Option("--to", metavar="DIR", help="By hand: the folder to make.")
 ]
 Format = Annotated[
-    str, typer.Option("--format", help="By hand: reforge, hugging_face or megatron_core.")
+    str, typer.Option("--format", help="By hand: reforge, hugging_face, megatron_core or gguf.")
 ]
 TokenizerFolder = Annotated[
     Path | None,
@@ -62,15 +62,16 @@ def convert(
 
     `artifacts/convert/pretrain` and `artifacts/convert/continued` load with
     `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`, offline. With
-    `also: [megatron_core]` there are `pretrain-megatron_core` and `continued-megatron_core` too,
-    distributed checkpoints that Megatron-Core loads on any layout. Each holds a
-    `certificate.json`: the hash of every tensor on both sides, read back from the disk, and the
-    largest difference between our logits and those of transformers. The stage fails when a
-    tensor's bits or the logits are not the same.
+    `also: [megatron_core, gguf]` there are `pretrain-megatron_core` and `pretrain-gguf` and so on
+    too: distributed checkpoints that Megatron-Core loads on any layout, and a `model.gguf` for
+    llama.cpp. Each holds a `certificate.json`: the hash of every tensor on both sides, read back
+    from the disk, and the largest difference between our logits and those of transformers. The
+    stage fails when a tensor's bits or the logits are not the same.
 
     By hand, and without a recipe, `--from DIR --to DIR --format FORMAT` takes one model from any
-    format to any other, a tensor at a time. What is made with `--format reforge` can be trained
-    on, on any grid: it has `checkpoints/`, `tokenizer/` and the certificate.
+    format to any other, a tensor at a time; GGUF is written only. What is made with `--format
+    reforge` can be trained on, on any grid: it has `checkpoints/`, `tokenizer/` and the
+    certificate.
     """
     # Both are read when the libraries are imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -14,9 +14,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 class ConvertConfig(Section):
     """Write the models for other libraries, and compare the logits of transformers with ours."""
 
-    also: list[Literal["megatron_core"]] = Field(
+    also: list[Literal["megatron_core", "gguf"]] = Field(
         default_factory=list,
-        description="Formats beside Hugging Face folders, which evaluate reads",
+        description="Formats beside Hugging Face folders, which evaluate reads; gguf is an extra",
     )
     dtype: Dtype = Field("float32", description="Of the stored weights")
     shard_bytes: int = Field(

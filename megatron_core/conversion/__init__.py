@@ -8,6 +8,7 @@ from megatron_core.conversion.companions import (
 )
 from megatron_core.conversion.family import computed
 from megatron_core.conversion.folder import HuggingFaceModel
+from megatron_core.conversion.gguf import export_gguf
 from megatron_core.conversion.hugging_face import export_model, find_family
 from megatron_core.conversion.imported import import_certificate
 from megatron_core.conversion.megatron import MegatronModel, export_megatron, is_megatron_folder
@@ -22,6 +23,7 @@ __all__ = [
     "check_tokenizer",
     "computed",
     "copy_tokenizer",
+    "export_gguf",
     "export_megatron",
     "export_model",
     "find_family",

@@ -92,6 +92,22 @@ class Grouped:
 
 
 @dataclass(frozen=True)
+class Interleaved:
+    """Of each head the rows that a rotary position turns together, i and i + size / 2, in pairs."""
+
+    heads: int
+    name: str = "interleaved"
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        (part,) = parts
+        return part.reshape(self.heads, 2, -1, *part.shape[1:]).transpose(1, 2).reshape(part.shape)
+
+    def split(self, whole: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        pairs = whole.reshape(self.heads, -1, 2, *whole.shape[1:])
+        return [pairs.transpose(1, 2).reshape(whole.shape)]
+
+
+@dataclass(frozen=True)
 class Padded:
     """Rows of zeros below ours, up to ``rows``."""
 

@@ -93,10 +93,12 @@ def test_what_cannot_be_done_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     there, to = folder / "hf", folder / "new"
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     for arguments, message in (
         (("--from", there), "both are needed"),
         (("--from", there, "--to", to, "--format", "onnx"), "must be one of reforge, hugging"),
         (("--from", there, "--to", to, "--dtype", "int8"), "must be one of float32, bfloat16"),
+        (("--from", there, "--to", to, "--format", "gguf"), "reforge-llm[gguf]"),
         (("--from", there, "--to", there), "is there already"),
         (("--from", there, "--to", to, "--dtype", "float16"), "checkpoints are float32"),
         (("--dtype", "float16"), "go with --from DIR"),
