@@ -16,9 +16,13 @@ from megatron_core.checkpoint import (
     save_checkpoint,
     save_weights,
     verify_checkpoint,
+    weights_root,
     whole,
 )
 from megatron_core.errors import ReforgeError
+from megatron_core.parallel.layout import Layout
+from megatron_core.parallel.mesh import open_mesh
+from tests.ranks import run_ranks
 
 SHAPES = {"embedding.weight": (50, 8), "layers.0.norm.weight": (8,), "scale": ()}
 
@@ -65,6 +69,22 @@ def test_it_is_the_checkpoint_of_the_same_tensors(
         n: torch.Size(s) for n, s in SHAPES.items()
     }
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
+
+
+def root_on_ranks(ranks: int, output: Path) -> None:
+    with open_mesh(Layout(data=ranks), "cpu", 1) as mesh:
+        lazy = Lazy()
+        root = weights_root(lazy, SHAPES, mesh.groups.get("checkpoint"))
+        (output / f"{ranks}-{mesh.rank}").write_text(f"{root} {len(lazy.asked)}")
+
+
+def test_its_root_is_known_without_writing_it(tmp_path: Path) -> None:
+    """Ranks share the work, and all of them know the root."""
+    saved = save_weights(tmp_path / "lazy", Lazy(), SHAPES, run="elsewhere", model={})
+    assert weights_root(Lazy(), SHAPES) == saved.root
+    assert run_ranks(root_on_ranks, 2, 2, tmp_path) == [0, 0]
+    said = [(tmp_path / f"2-{rank}").read_text() for rank in range(2)]
+    assert said == [f"{saved.root} 2", f"{saved.root} 1"]
 
 
 def test_nothing_is_left_of_one_that_fails(tmp_path: Path) -> None:
