@@ -169,7 +169,8 @@ def main() -> None:
         f"largest tensor, the embedding, has {largest * 2 / GB:.2f} GB in bf16 and "
         f"{largest * 4 / GB:.2f} GB in fp32, as which a checkpoint has it. Ours hashes every "
         "tensor on both sides as it is read back from the disk, and syncs what it wrote; "
-        "transformers does neither. All came back bit for bit.",
+        "transformers does neither, and keeps a model that it need not cast in the files that it "
+        "maps. All came back bit for bit.",
     )  # fmt: skip
 
 

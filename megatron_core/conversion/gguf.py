@@ -170,14 +170,13 @@ def _rules(model: ModelConfig, kind: str) -> list[TensorRule]:
         "attention.key_norm": "attn_k_norm", "ffn_norm": "ffn_norm", "ffn.gate": "ffn_gate",
         "ffn.up": "ffn_up", "ffn.down": "ffn_down",
     }  # fmt: skip
-    # Of a Llama it turns neighbours, as Meta's own code does; of the others what we do.
-    turned = kind == "llama"
+    query = key = None
+    if kind == "llama":  # of which it turns neighbours, as Meta's own code; of others what we do
+        query, key = Interleaved(model.heads), Interleaved(model.kv_heads)
     return [
         rule("embedding", "token_embd"),
-        rule(f"{attention}.query", f"{block}.attn_q", Interleaved(model.heads) if turned else None),
-        rule(
-            f"{attention}.key", f"{block}.attn_k", Interleaved(model.kv_heads) if turned else None
-        ),
+        rule(f"{attention}.query", f"{block}.attn_q", query),
+        rule(f"{attention}.key", f"{block}.attn_k", key),
         *(rule(f"layers.{{layer}}.{ours}", f"{block}.{theirs}") for ours, theirs in names.items()),
         rule("final_norm", "output_norm"),
         rule("head", "output"),
