@@ -24,7 +24,8 @@ from kernels.rotary import rotary_frequencies, rotary_table
 from megatron_core.config import BatchSizes, Grid, ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Share, initialize
 from megatron_core.optimizer import clip_coefficient
-from megatron_core.parallel.engine import Batch, Engine
+from megatron_core.parallel.batch import Batch
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import Mesh, open_mesh
 

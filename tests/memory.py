@@ -12,7 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 from megatron_core.collectives import ContextSpan, Span
 from megatron_core.config import Grid, ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Place, Share
-from megatron_core.parallel.engine import DTYPES, Batch, Engine
+from megatron_core.parallel.batch import Batch
+from megatron_core.parallel.engine import DTYPES, Engine
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 

@@ -10,6 +10,19 @@ from kernels.precision import wide
 IGNORED = -100  # a target that does not count
 
 
+def cross_entropy_each(logits: Tensor, targets: Tensor) -> Tensor:
+    """``-log p(target)`` in nats of each position: fp32 ``[...]``, 0 where ``IGNORED``.
+
+    Args:
+        logits: ``[..., classes]``; taken to fp32 first.
+        targets: int64 ``[...]``.
+    """
+    each = F.cross_entropy(
+        wide(logits.flatten(0, -2)), targets.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return each.view(targets.shape)
+
+
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """The sum, not the mean, of ``-log p(target)`` in nats: fp32 scalar.
 

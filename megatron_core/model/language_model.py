@@ -18,8 +18,8 @@ from megatron_core.model.linear import Split, collect, columns
 from megatron_core.model.norm import Norm
 from megatron_core.model.place import ALONE, Place, Share
 from megatron_core.model.rotary import rotary_angles
-from megatron_core.model.segments import Segments
-from megatron_core.model.vocabulary import cross_entropy, embed
+from megatron_core.model.soft_prompt import SoftPrompt
+from megatron_core.model.vocabulary import cross_entropy, embed, token_losses
 
 
 class LanguageModel(nn.Module):
@@ -36,6 +36,7 @@ class LanguageModel(nn.Module):
         span = share.tensor
         if share.first:
             self.embedding = Split(config.vocabulary, config.hidden, 0, span)
+            self.soft_prompt: SoftPrompt | None = None
             self.positions = self.token_types = self.embedding_norm = None
             if config.position_embedding == "learned":
                 self.positions = Positions(config)
@@ -70,6 +71,8 @@ class LanguageModel(nn.Module):
         span = self.share.tensor
         x = embed(tokens, self.embedding, span, place.leaf)
         start = place.chunk * tokens.shape[0]
+        if self.soft_prompt is not None:
+            x = self.soft_prompt(x, start, span, place)
         if self.positions is not None:
             x = self.positions(x, start, span, place)
         if self.token_types is not None:
@@ -123,8 +126,9 @@ class LanguageModel(nn.Module):
         found = []
         for x, t, place in zip(self.normed(chunks, places), targets, places, strict=True):
             loss = cross_entropy(self.scores(x, place), t, self.share.tensor)
-            if place.segments is not None:
-                loss = torch.stack([loss, self._pair_loss(x, place.segments, place)])
+            if place.segments is not None and place.segments.labels is not None:
+                labels, weight = place.segments.labels, place.segments.weight
+                loss = torch.stack([loss, weight * self._pair_loss(x, labels, place)])
             found.append(loss)
         return found
 
@@ -138,15 +142,24 @@ class LanguageModel(nn.Module):
         first = collect(x[:1], self.share.tensor)[0]
         return cast(Tensor, self.pair_head(self.pooler(first, place), place))
 
-    def _pair_loss(self, x: Tensor, segments: Segments, place: Place) -> Tensor:
+    def _pair_loss(self, x: Tensor, labels: Tensor, place: Place) -> Tensor:
         """Of one chunk's final hidden states.
 
         Chunks after the first have none, but each owes the weights a gradient, which is zero.
         """
-        labels = segments.labels
         if place.chunk > 0:
             labels = torch.full_like(labels, IGNORED)
-        return segments.weight * cross_entropy_sum(self.pair_scores(x, place), labels)
+        return cross_entropy_sum(self.pair_scores(x, place), labels)
+
+    def outputs(
+        self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
+    ) -> list[Tensor]:
+        """The negative log-probability of each of ``targets [s, b]`` in nats: fp32 ``[b, s]``."""
+        normed, span = self.normed(chunks, places), self.share.tensor
+        return [
+            token_losses(self.scores(x, place), t, span).T
+            for x, t, place in zip(normed, targets, places, strict=True)
+        ]
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Final hidden states ``[b, s, hidden]`` of int64 ``tokens [b, s]``; whole models only."""

@@ -28,13 +28,20 @@ class Shards(nn.ParameterDict):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], axis: int, span: Span, *, expert: bool = False
-    ) -> None:
-        """``axis`` is the dimension that is cut; ``expert`` marks a tensor of one expert."""
+        self, shape: tuple[int, ...], axis: int, span: Span, *,
+        expert: bool = False, fp32: bool = False,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            axis: The dimension that is cut.
+            expert: A tensor of one expert.
+            fp32: Kept in fp32 whatever the model computes in.
+        """
         shard = list(shape)
         shard[axis] //= span.shards
         super().__init__({str(n): nn.Parameter(torch.empty(shard)) for n in span.local})
-        self.shape, self.axis, self.span, self.expert = shape, axis, span, expert
+        self.shape, self.axis, self.span = shape, axis, span
+        self.expert, self.fp32 = expert, fp32
 
     @property
     def local(self) -> list[nn.Parameter]:

@@ -47,10 +47,15 @@ class GridShard:
 
 @dataclass(frozen=True)
 class ParameterShard:
-    """A grid shard and the parameter that holds it here."""
+    """A grid shard and the parameter that holds it here.
+
+    Attributes:
+        fp32: Whether it is kept in fp32 whatever the model computes in.
+    """
 
     place: GridShard
     parameter: nn.Parameter
+    fp32: bool = False
 
     @property
     def key(self) -> str:
@@ -67,25 +72,28 @@ def parameter_shards(model: nn.Module) -> Iterator[ParameterShard]:
                     prefix, int(number), module.shape, module.axis, module.span.shards,
                     expert=module.expert, sliced=False,
                 )  # fmt: skip
-                yield ParameterShard(place, parameter)
+                yield ParameterShard(place, parameter, module.fp32)
         else:
             # A module whose input is the whole sequence says so; the others see slices of it.
             sliced = not getattr(module, "sees_whole_sequence", False)
+            fp32 = getattr(module, "fp32", False)
             for name, parameter in module.named_parameters(recurse=False):
                 place = GridShard(
                     f"{prefix}.{name}".lstrip("."), 0, tuple(parameter.shape), None, 1,
                     expert=False, sliced=sliced,
                 )  # fmt: skip
-                yield ParameterShard(place, parameter)
+                yield ParameterShard(place, parameter, fp32)
 
 
 def load_parameters(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy the whole tensors that ``weights`` has into the local shards of ``model``.
 
-    Each is asked for once and let go before the next.
+    Each is asked for once and let go before the next. A tied one is its owner's, wherever that is.
     """
+    tied: Mapping[str, str] = getattr(model, "tied", {})
     for tensor, shards in groupby(parameter_shards(model), key=lambda shard: shard.place.tensor):
-        if tensor in weights:
-            whole = weights[tensor]
+        name = tied.get(tensor, tensor)
+        if name in weights:
+            whole = weights[name]
             for shard in shards:
                 shard.parameter.data.copy_(shard.place.cut(whole))

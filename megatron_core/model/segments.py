@@ -13,11 +13,12 @@ class Segments:
 
     Attributes:
         types: int64 ``[length, b]``: 0 or 1.
-        labels: int64 ``[b]``: 0 or 1, ``IGNORED`` where nothing is to be told.
+        labels: int64 ``[b]``: 0 or 1, ``IGNORED`` where nothing is to be told; None where that is
+            so of all.
         weight: What the loss of a pair is multiplied by. As the whole loss is later divided by
             the number of predictions, it is the predictions for each pair of the batch.
     """
 
     types: Tensor
-    labels: Tensor
-    weight: float
+    labels: Tensor | None = None
+    weight: float = 0.0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from kernels.cross_entropy import IGNORED, cross_entropy_sum
+from kernels.cross_entropy import IGNORED, cross_entropy_each, cross_entropy_sum
 from kernels.precision import wide
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.model.linear import Split
@@ -32,6 +32,18 @@ def cross_entropy(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tens
     """
     if span.shards == 1:
         return cross_entropy_sum(logits[0], targets)
+    return _across(logits, targets, span).sum()
+
+
+def token_losses(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tensor:
+    """As :func:`cross_entropy`, of each token: fp32 ``[s, b]``."""
+    if span.shards == 1:
+        return cross_entropy_each(logits[0], targets)
+    return _across(logits, targets, span).view(targets.shape)
+
+
+def _across(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tensor:
+    """fp32 ``[s · b]``."""
     result: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         targets.flatten(), span, *(x.flatten(0, 1) for x in logits)
     )
@@ -99,7 +111,7 @@ class _CrossEntropy(Function):
         ctx.save_for_backward(targets, largest, total, *logits)
         ctx.span = span
         counted = targets != IGNORED
-        return ((total.log() + largest - target) * counted).sum()
+        return (total.log() + largest - target) * counted
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -221,8 +221,8 @@ def make_buckets(
     """Buckets in the order in which their gradients are complete.
 
     Each is of at most ``megabytes`` of fp32, or a single larger shard. Replicated tensors whose
-    slices give gradients apart, experts, and tied tensors and their owners have buckets of their
-    own.
+    slices give gradients apart, experts, what is kept in fp32, and tied tensors and their owners
+    have buckets of their own.
     """
     limit = megabytes * 2**20 / 4
     groups: list[list[ParameterShard]] = []
@@ -230,7 +230,7 @@ def make_buckets(
     for shard in reversed(list(shards)):
         alone = shard.place.tensor in {*tied, *tied.values()}
         sliced = shard.place.sliced and tensor.shards > 1
-        kind = shard.place.tensor if alone else (shard.place.expert, sliced)
+        kind = shard.place.tensor if alone else (shard.place.expert, sliced, shard.fp32)
         group = open_groups.get(kind)
         if group is None or (not alone and _elements([*group, shard]) > limit):
             group = open_groups[kind] = []
@@ -243,7 +243,8 @@ def make_buckets(
     for number, group in sorted(enumerate(groups), key=lambda g: g[1][0].place.tensor in tied):
         one = group[0].place
         buckets[number] = owners[one.tensor] = Bucket(
-            group, replicas[one.expert], dtype=dtype, device=mesh.device,
+            group, replicas[one.expert], device=mesh.device,
+            dtype=torch.float32 if group[0].fp32 else dtype,
             tied=one.tensor in tied, owner=owners.get(tied.get(one.tensor, "")),
         )  # fmt: skip
     return [buckets[number] for number in range(len(groups))]

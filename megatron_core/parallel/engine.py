@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kernels.cross_entropy import IGNORED
 from megatron_core.collectives import peers, tree_sum
 from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
-    Classifier,
     Documents,
     Draw,
     GridShard,
@@ -23,8 +20,11 @@ from megatron_core.model import (
     Place,
     Segments,
     Share,
+    TaskModel,
+    changed_matrices,
     parameter_shards,
 )
+from megatron_core.parallel.batch import Batch, MeanLoss
 from megatron_core.parallel.bucket import Bucket, make_buckets
 from megatron_core.parallel.gradients import ChunkLeaf, StepGradients
 from megatron_core.parallel.measure import Measured, measure, speaks_for
@@ -33,50 +33,6 @@ from megatron_core.parallel.pipeline import Microbatch, Pipeline
 from megatron_core.parallel.schedule import forward_actions, pipeline_actions, stage_layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences and what is to be predicted of them.
-
-    Attributes:
-        tokens: int64 ``[b, length]``.
-        targets: int64 ``[b, length]``, or whatever ``losses`` of the model takes as ``[…, b]``.
-        count: Predictions that the loss is a sum over.
-        by_position: Whether ``targets`` has a sequence dimension, to be cut into chunks.
-        documents: int64 ``[b, length]``, which document of its sequence each token is of, when
-            they do not see one another and positions restart; None for sequences that are whole.
-        types: int64 ``[b, length]``, which of two segments each token is of, when sequences are
-            pairs; None otherwise.
-        labels: int64 ``[b]``, which kind of pair each is, or ``IGNORED``; with ``types`` alone.
-    """
-
-    tokens: Tensor
-    targets: Tensor
-    count: int
-    by_position: bool = True
-    documents: Tensor | None = None
-    types: Tensor | None = None
-    labels: Tensor | None = None
-
-    @property
-    def pairs(self) -> int:
-        """Pairs whose label counts."""
-        return 0 if self.labels is None else int((self.labels != IGNORED).sum())
-
-
-class MeanLoss(NamedTuple):
-    """The loss of what is computed together.
-
-    Attributes:
-        mean: Over predictions; where sequences are pairs, the mean over these is added.
-        predictions: How many.
-        pairs: The mean over pairs; None without.
-    """
-
-    mean: float
-    predictions: int
-    pairs: float | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +51,7 @@ class Engine:
 
     def __init__(
         self,
-        build: Callable[[Share], LanguageModel | Classifier],
+        build: Callable[[Share], LanguageModel | TaskModel],
         config: TrainingConfig,
         mesh: Mesh,
         *,
@@ -113,13 +69,20 @@ class Engine:
         self.tensor, self.context = mesh.tensor(config.grid), mesh.context(config.grid)
         layout, dtype = mesh.layout, DTYPES[config.precision]
         count = layout.pipeline * layout.stages
-        self.stages: dict[int, LanguageModel | Classifier] = {
+        self.stages: dict[int, LanguageModel | TaskModel] = {
             number: build(self._share(number, count, span)).to(mesh.device)
             for number, span in enumerate(stage_layers(model.layers, count))
             if number % layout.pipeline == mesh.pipeline_rank
         }
-        self.tied = next(iter(self.stages.values())).tied
-        shards = [shard for stage in self.stages.values() for shard in parameter_shards(stage)]
+        self.changes = {
+            weight: change
+            for stage in self.stages.values()
+            for weight, change in changed_matrices(stage).items()
+        }
+        shards = self._trained(dtype)
+        tied = next(iter(self.stages.values())).tied
+        trained = {shard.place.tensor for shard in shards}
+        self.tied = {name: owner for name, owner in tied.items() if {name, owner} & trained}
         self.buckets = make_buckets(
             shards, mesh, self.tensor, self.context,
             tied=self.tied, dtype=dtype, megabytes=config.bucket_megabytes,
@@ -130,7 +93,7 @@ class Engine:
         self.per_shard = config.batch.sequences // config.grid.data // config.batch.microbatch
         self.gradients = StepGradients(
             self.buckets, tensor=self.tensor, expert=mesh.expert(), shards=self.owned_shards,
-            microbatches=self.per_shard,
+            microbatches=self.per_shard, changes=self.changes,
         )  # fmt: skip
         length = config.sequence_length // config.grid.context // layout.tensor
         self.pipeline = Pipeline(
@@ -142,9 +105,17 @@ class Engine:
             microbatches=len(self.owned_shards) * self.per_shard,
         )  # fmt: skip
         self.catalogue = self._catalogue(shards)
-        for bucket in self.buckets:
-            bucket.publish()
-        self._copy_tied()
+        self.publish()
+
+    def _trained(self, dtype: torch.dtype) -> list[ParameterShard]:
+        """The local shards that are trained; the others, frozen, are put into ``dtype``."""
+        every = [shard for stage in self.stages.values() for shard in parameter_shards(stage)]
+        for shard in every:
+            if not shard.parameter.requires_grad:
+                shard.parameter.data = shard.parameter.data.to(dtype)
+        for change, _ in self.changes.values():
+            change.cast(dtype)
+        return [shard for shard in every if shard.parameter.requires_grad]
 
     def _share(self, number: int, count: int, layers: range) -> Share:
         return Share(
@@ -200,20 +171,51 @@ class Engine:
 
     def heldout(self, batches: Sequence[Callable[[], Batch]]) -> MeanLoss:
         """The mean loss over ``batches``, a multiple of the data shards, without gradients."""
-        grid = self.config.grid
-        each = len(batches) // grid.data
-        read = [
-            batches[shard * each + number]()
-            for shard in self.owned_shards
-            for number in range(each)
+        read = [batches[number]() for number in self._owned_batches(len(batches))]
+        return self._mean(self._forward(read), read)
+
+    def outputs(self, batches: Sequence[Callable[[], Batch]]) -> list[Tensor]:
+        """What the model tells of each of ``batches``, a multiple of the data shards.
+
+        Returns:
+            Of each its ``outputs [b, …]``, context chunks end to end in the second dimension: the
+            same on every rank, on the CPU.
+        """
+        numbers = self._owned_batches(len(batches))
+        found = self._forward([batches[number]() for number in numbers], outputs=True)
+        mine = {}
+        if self.pipeline.holds_head and self.mesh.coordinates["tensor"] == 0:
+            mine = {
+                (number, chunk): part.cpu()
+                for number, parts in zip(numbers, found, strict=True)
+                for chunk, part in zip(self.context.chunks, parts, strict=True)
+            }
+        known = [mine]
+        if self.mesh.layout.ranks > 1:
+            known = [{}] * self.mesh.layout.ranks
+            with peers():
+                dist.all_gather_object(known, mine)
+        merged = {key: part for rank in known for key, part in rank.items()}
+        cut = self.context.shards if (0, 1) in merged else 1
+        return [
+            torch.cat([merged[number, chunk] for chunk in range(cut)], dim=1 if cut > 1 else 0)
+            for number in range(len(batches))
         ]
+
+    def _owned_batches(self, count: int) -> list[int]:
+        """Which of ``count`` batches, a multiple of the data shards, are computed here."""
+        each = count // self.config.grid.data
+        return [shard * each + number for shard in self.owned_shards for number in range(each)]
+
+    def _forward(self, read: Sequence[Batch], *, outputs: bool = False) -> list[list[Tensor]]:
+        """Losses or outputs by chunk of each of ``read``, without gradients."""
         weight = self._pair_weight(read)
         work = [self._microbatch(batch, None, None, 1.0, weight) for batch in read]
         layout = self.mesh.layout
         actions = forward_actions(
             ranks=layout.pipeline, stages=layout.stages, microbatches=len(work)
         )
-        return self._mean(self.pipeline.run(actions, work), read)
+        return self.pipeline.run(actions, work, outputs=outputs)
 
     def _pair_weight(self, read: Sequence[Batch]) -> float:
         """The predictions for each pair, of all that is computed together; 0 without pairs."""
@@ -249,8 +251,9 @@ class Engine:
         if batch.documents is not None:
             documents = Documents.of(batch.documents.T.to(device, non_blocking=True))
         segments = None
-        if batch.types is not None and batch.labels is not None:
-            types, labels = (x.to(device, non_blocking=True) for x in (batch.types.T, batch.labels))
+        if batch.types is not None:
+            labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+            types = batch.types.T.to(device, non_blocking=True)
             segments = Segments(types, labels, pair_weight)
         places = []
         predictions = batch.count / batch.tokens.numel()
@@ -353,6 +356,8 @@ class Engine:
         for bucket in self._owned():
             bucket.publish()
         self._copy_tied()
+        for change in {change for change, _ in self.changes.values()}:
+            change.merge()
 
     def state(self, *, replicated: bool = False) -> list[OwnedRun]:
         """Live views of what this rank owns.

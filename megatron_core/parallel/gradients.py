@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kernels.linear import add_weight_gradient
 from megatron_core.collectives import Span
+from megatron_core.model import Lora
 from megatron_core.parallel.bucket import Bucket, BucketGradient, parameter_places
 
 
@@ -17,7 +18,7 @@ class StepGradients:
 
     def __init__(
         self, buckets: Sequence[Bucket], *, tensor: Span, expert: Span, shards: range,
-        microbatches: int,
+        microbatches: int, changes: Mapping[nn.Parameter, tuple[Lora, int]],
     ) -> None:  # fmt: skip
         """
         Args:
@@ -25,8 +26,9 @@ class StepGradients:
             expert: Ranks that send rows to the experts here.
             shards: Data shards computed here.
             microbatches: Of each data shard.
+            changes: Of matrices that are not trained themselves, what is trained for them.
         """
-        self.buckets = list(buckets)
+        self.buckets, self.changes = list(buckets), changes
         self._places = parameter_places(buckets)
         self._sums = []
         for bucket in buckets:
@@ -55,7 +57,9 @@ class StepGradients:
         self, weight: nn.Parameter, shard: int, chunk: int, variant: int,
         add: Callable[[Tensor], None],
     ) -> None:  # fmt: skip
-        """Let ``add`` add to the sum of ``weight``, and count it."""
+        """Let ``add`` add to the sum of ``weight``, and count it; nothing if that is frozen."""
+        if not weight.requires_grad:
+            return
         number, place = self._places[weight]
         bucket = self._sums[number]
         add(bucket.target(shard, chunk, variant, place))
@@ -82,8 +86,16 @@ class ChunkLeaf:
     @torch.no_grad()
     def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
         """Add ``gradient [..., out]ᵀ @ x [..., in]``, now or when the weights' turn comes."""
+        change = self._gradients.changes.get(weight)
+        if change is None and not weight.requires_grad:
+            return
 
         def product() -> None:
+            if change is not None:
+                lora, number = change
+                for factor, found, slice in lora.gradients(number, gradient, x):
+                    self.add(factor, found, slice)
+                return
             self._gradients.add(
                 weight, self._shard, self._chunk, source,
                 lambda total: add_weight_gradient(total, gradient, x),

@@ -45,6 +45,10 @@ class Stage(Protocol):
         self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
     ) -> list[Tensor]: ...
 
+    def outputs(
+        self, chunks: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Place]
+    ) -> list[Tensor]: ...
+
 
 @dataclass(frozen=True)
 class _Message:
@@ -90,19 +94,22 @@ class Pipeline:
         return self.count - 1 in self.stages
 
     def run(
-        self, actions: Sequence[Sequence[Action]], microbatches: Sequence[Microbatch]
-    ) -> list[list[Tensor]]:
+        self, actions: Sequence[Sequence[Action]], microbatches: Sequence[Microbatch], *,
+        outputs: bool = False,
+    ) -> list[list[Tensor]]:  # fmt: skip
         """Take this rank's ``actions``; losses by chunk of each microbatch, where the head is.
 
         Args:
             actions: Of every rank of the pipeline.
             microbatches: By number.
+            outputs: What the model tells, in place of its losses; with forward passes alone.
 
         Returns:
-            Detached fp32, each a scalar or ``[parts]``; empty lists on ranks without the head.
+            Detached, losses fp32 and each a scalar or ``[parts]``; empty lists on ranks without
+            the head.
         """
-        losses: list[list[Tensor]] = [[] for _ in microbatches]
-        flow = _Flow(self, actions, microbatches, losses)
+        found: list[list[Tensor]] = [[] for _ in microbatches]
+        flow = _Flow(self, actions, microbatches, found, outputs=outputs)
         for action in actions[self.mesh.pipeline_rank]:
             if action.kind == "forward":
                 flow.forward(action)
@@ -111,7 +118,7 @@ class Pipeline:
             else:
                 flow.weight(action)
         flow.post.finish()
-        return losses
+        return found
 
 
 class _Flow:
@@ -122,9 +129,12 @@ class _Flow:
         pipeline: Pipeline,
         actions: Sequence[Sequence[Action]],
         microbatches: Sequence[Microbatch],
-        losses: list[list[Tensor]],
+        found: list[list[Tensor]],
+        *,
+        outputs: bool,
     ) -> None:
-        self.pipeline, self.microbatches, self.losses = pipeline, microbatches, losses
+        self.pipeline, self.microbatches, self.found = pipeline, microbatches, found
+        self.outputs = outputs
         kinds = {action.kind for action in actions[0]}
         self.training = "backward" in kinds
         self.waiting: dict[Action, tuple[list[Tensor], list[Tensor]]] = {}
@@ -137,14 +147,17 @@ class _Flow:
             if action.stage == 0:
                 received: list[Tensor] = []
                 chunks = stage.embed(batch.tokens, batch.places)
+                # Frozen weights may make them, and what follows has gradients all the same.
+                chunks = [x if x.requires_grad else x.requires_grad_(self.training) for x in chunks]
             else:
                 message = _Message(False, action.stage - 1, action.microbatch)
                 received = [x.requires_grad_(self.training) for x in self.post.receive(message)]
                 chunks = received
             chunks = stage.blocks(chunks, batch.places)
             if action.stage == pipeline.count - 1:
-                chunks = stage.losses(chunks, batch.targets, batch.places)
-                self.losses[action.microbatch] = [loss.detach() for loss in chunks]
+                tell = stage.outputs if self.outputs else stage.losses
+                chunks = tell(chunks, batch.targets, batch.places)
+                self.found[action.microbatch] = [part.detach() for part in chunks]
         if action.stage < pipeline.count - 1:
             self.post.send(_Message(False, action.stage, action.microbatch), chunks)
         if self.training:

@@ -16,7 +16,7 @@ from kernels.cross_entropy import IGNORED
 from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from megatron_core.config import Grid
 from megatron_core.model import Documents, LanguageModel
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from tests import plain

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from megatron_core.config import BatchSizes, Grid, PretrainConfig
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from tests import plain

@@ -17,7 +17,8 @@ from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from megatron_core.config import ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Place, Share
 from megatron_core.model.block import Block
-from megatron_core.parallel.engine import Batch, Engine
+from megatron_core.parallel.batch import Batch
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.planning.presets import preset_names, read_preset

@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from megatron_core.config import PretrainConfig
 from megatron_core.model import LanguageModel, Share
-from megatron_core.parallel.engine import Batch, Engine
+from megatron_core.parallel.batch import Batch
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.planning.job import Job
