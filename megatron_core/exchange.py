@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from megatron_core.checkpoint import (
@@ -21,7 +22,7 @@ from megatron_core.checkpoint import (
     weights_root,
 )
 from megatron_core.checkpoint.description import DESCRIPTION
-from megatron_core.config import ConvertConfig, ModelConfig
+from megatron_core.config import AdapterConfig, ConvertConfig, ModelConfig, SoftPromptConfig
 from megatron_core.conversion import (
     CERTIFICATE,
     HuggingFaceModel,
@@ -37,6 +38,9 @@ from megatron_core.conversion import (
 )
 from megatron_core.errors import ReforgeError
 from megatron_core.files import write_json
+
+# In the folder of a training of an adapter, where the whole model is that it makes.
+WHOLE = "whole"
 
 _EXPORTS = {
     "hugging_face": export_model,
@@ -56,6 +60,7 @@ class ModelFolder:
         weights: fp32 tensors by name, tied ones under their owner.
         tokenizer: Folder of the tokenizer that came with it; None where there is none.
         origin: The checkpoint's description, or the model as it came from elsewhere.
+        soft_prompt: What stands before each text; None for most models.
     """
 
     path: Path
@@ -63,12 +68,17 @@ class ModelFolder:
     weights: Mapping[str, Tensor]
     tokenizer: Path | None
     origin: Checkpoint | HuggingFaceModel | MegatronModel
+    soft_prompt: SoftPromptConfig | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, prompted: bool = False) -> Self:
         """Open the model in ``path``, and check that it is whole and can be mapped exactly.
 
         Of a folder of checkpoints, or of a run, it is the newest. No weight is read.
+
+        Args:
+            path: The folder.
+            prompted: Whether a model with a soft prompt will do.
 
         Raises:
             ReforgeError: there is none, or one that is no language model of ours.
@@ -81,12 +91,25 @@ class ModelFolder:
             return cls(path, theirs.config, theirs.weights, own, theirs)
         found = _find_checkpoint(path)
         checkpoint = read_checkpoint(found)
-        if (kept := checkpoint.model.get("kind")) not in ("decoder", "encoder"):
+        adapter = _adapter(checkpoint)
+        soft = adapter if isinstance(adapter, SoftPromptConfig) else None
+        kept = checkpoint.model.get("kind")
+        if kept not in ("decoder", "encoder"):
             raise ReforgeError(f"{found} holds a model of kind {kept}: name a language model's")
+        if checkpoint.step and adapter is not None:
+            raise ReforgeError(
+                f"{found} holds what was trained in place of a model's weights: the whole model is "
+                f"in {path / WHOLE}"
+            )
+        if soft is not None and not prompted:
+            raise ReforgeError(
+                f"{found} holds a model with a soft prompt, which generates and no more: name the "
+                "model that it was trained on"
+            )
         config = ModelConfig.model_validate(checkpoint.model["config"])
         beside = path / "tokenizer"
         tokenizer = beside if (beside / "tokenizer.json").is_file() else None
-        return cls(found, config, StoredWeights(found), tokenizer, checkpoint)
+        return cls(found, config, StoredWeights(found), tokenizer, checkpoint, soft)
 
     @property
     def shards(self) -> int:
@@ -112,8 +135,14 @@ class ModelFolder:
         return weights_root(self.weights, tensor_shapes(self.config), group)
 
 
+def _adapter(checkpoint: Checkpoint) -> AdapterConfig | None:
+    """What was trained in place of the weights."""
+    found = checkpoint.model.get("adapter")
+    return None if found is None else TypeAdapter(AdapterConfig).validate_python(found)
+
+
 def _find_checkpoint(path: Path) -> Path:
-    for folder in (path, path / "checkpoints"):
+    for folder in (path / WHOLE / "checkpoints", path, path / "checkpoints"):
         if (folder / DESCRIPTION).is_file():
             return folder
         if found := find_checkpoints(folder):

@@ -10,9 +10,11 @@ from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Para
 from stages.run import RUNS, StageRun, stage_run
 
 if TYPE_CHECKING:
-    from megatron_core.config import ClassificationConfig
-    from megatron_core.data.chapters import LabelledTexts
+    from megatron_core.config import ContinuedConfig, TaskConfig
+    from megatron_core.exchange import ModelFolder
     from megatron_core.parallel.mesh import Mesh
+    from megatron_core.trainer import Examples
+    from megatron_core.tuning import Scores, Task
     from stages.training import Trained
 
 
@@ -22,14 +24,18 @@ def finetune(
     dry_run: DryRun = False,
     layout: LayoutOption = "auto",
 ) -> None:
-    """Adapt the pretrained model to a domain, then fine-tune a classifier on the result.
+    """Adapt the pretrained model to a domain, then fine-tune it for tasks.
 
-    First continued pretraining on the domain's sources. Then, when the recipe has a
-    `classification`, a classifier of ICD-10-CM codes into chapters: categories are whole on one
-    side of the split, so siblings never leak, and the scores stand beside TF-IDF with logistic
-    regression and the majority class.
+    First `continued` pretraining on the domain's sources, if the recipe has it. Then each of
+    `tasks`, from the model that its `start` names: classes of texts or pairs of texts, numbers
+    for them, entities, relations, answers to questions, instructions, preferences. `adapter`
+    trains low-rank changes (`kind: lora`) or a `soft_prompt` in place of the weights. The scores
+    of a task stand beside those of simple baselines on the same examples; with `repeats` it is
+    trained with several seeds, and the scores are over all of them.
 
-    Both parts resume like `pretrain`, and take `--layout` as it does.
+    Every training is left in `artifacts/finetune/NAME`, with `NAME/whole` the whole model where
+    an adapter was trained, and the scores in `artifacts/finetune/results/NAME.json`. All resume
+    like `pretrain`, and take `--layout` as it does.
     """
     with stage_run(
         "finetune",
@@ -39,98 +45,115 @@ def finetune(
         inputs=["pretrain", "tokenize", "tokenizer", "decontaminate"],
         layout=layout,
     ) as run:
+        from megatron_core.config import training_runs
         from megatron_core.parallel.mesh import open_mesh
 
         config = run.recipe.finetune
-        with open_mesh(run.layout, config.continued.device, config.continued.threads) as mesh:
-            continued = _continue(run, mesh)
-            run.content = {"continued": continued.checkpoint.root}
-            metrics = {"continued": continued.metrics}
-            rows = {"continued, held-out loss": continued.metrics.get("heldout_loss", "none")}
-            if config.classification is not None:
-                classifier, results = _classify(run, config.classification, continued.path, mesh)
-                run.content["classification"] = classifier.checkpoint.root
-                metrics["classification"] = results
-                rows |= {
-                    f"macro-F1, {name.replace('_', ' ')}": scores["macro_f1"]
-                    for name, scores in results.items()
-                    if isinstance(scores, dict) and "macro_f1" in scores
-                }
+        trainings = training_runs(run.recipe)
+        first = next((one for name, one in trainings.items() if name != "pretrain"), None)
+        models = {"pretrain": run.input("pretrain")}  # by name, wherever all ranks can read them
+        content: dict[str, str] = {}
+        metrics: dict[str, Any] = {}
+        rows: dict[str, Any] = {}
+        with open_mesh(
+            run.layout, first.device if first else "cpu", first.threads if first else 1
+        ) as mesh:
+            if config.continued is not None:
+                trained = _continue(run, config.continued, mesh)
+                models["continued"] = trained.path
+                content["continued"] = trained.checkpoint.root
+                metrics["continued"] = trained.metrics
+                rows["continued, held-out loss"] = trained.metrics.get("heldout_loss", "none")
+            for name, task in config.tasks.items():
+                roots, results = _tune(run, name, task, models, mesh)
+                content |= roots
+                metrics[name] = results["scores"] if results else {}
+                rows |= _rows(name, results)
+        run.content = content
         run.metrics(metrics)
         run.summary(rows)
 
 
-def _continue(run: StageRun, mesh: Mesh) -> Trained:
+def _continue(run: StageRun, config: ContinuedConfig, mesh: Mesh) -> Trained:
     """Continued pretraining from the last checkpoint of ``pretrain``."""
-    from megatron_core.checkpoint import find_checkpoints
+    from megatron_core.exchange import ModelFolder
     from megatron_core.trainer.assemble import continued_pretraining
     from stages.training import train
 
-    config = run.recipe.finetune.continued
-    start = find_checkpoints(run.input("pretrain") / "checkpoints")[-1]
+    start = ModelFolder.open(run.input("pretrain"))
     inputs = {"tokenize": run.input_roots["tokenize"]}
-    trainer = continued_pretraining(config, start, run.input("tokenize"), inputs, RUNS, mesh)
-    return train(trainer, run.output / "continued")
+    training = continued_pretraining(config, start, run.input("tokenize"), inputs, RUNS, mesh)
+    return train(training, run.output / "continued")
 
 
-def _classify(
-    run: StageRun, config: ClassificationConfig, start: Path, mesh: Mesh
-) -> tuple[Trained, dict[str, Any]]:
-    """The classifier on checkpoint ``start``, and its scores beside the baselines'."""
-    from megatron_core.data.chapters import chapter_texts
-    from megatron_core.data.tokenizer import Tokenizer
-    from megatron_core.trainer.assemble import classification, load_classifier
-    from megatron_core.trainer.classification import Examples, predict
+def _tune(
+    run: StageRun, name: str, config: TaskConfig, models: dict[str, Path], mesh: Mesh
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The roots of a task's trainings by folder, and on the first rank its results."""
+    from megatron_core.exchange import ModelFolder
+    from megatron_core.trainer.assemble import fine_tuning
+    from megatron_core.trainer.examples import ExampleObjective, tell
+    from megatron_core.tuning import Place, open_task, prompt_of, summarize
     from stages.training import train
 
-    texts, heldout = (
-        chapter_texts(
-            run.input("decontaminate") / split,
-            config.source,
-            config.codes_per_category,
-            config.seed,
-        )
-        for split in ("train", "heldout")
+    before = config.start or ("continued" if "continued" in models else "pretrain")
+    start = ModelFolder.open(models[before])
+    place = Place(run.input("tokenizer"), run.input("decontaminate"), start.config)
+    task = open_task(config, place)
+    inputs = {stage: run.input_roots[stage] for stage in ("tokenizer", "decontaminate")} | dict(
+        task.inputs
     )
-    classes = sorted({*texts.labels, *heldout.labels})
-    tokenizer = Tokenizer.load(run.input("tokenizer"))
-    examples, test = (
-        Examples.of(
-            tokenizer.encode_batch(part.texts),
-            [classes.index(label) for label in part.labels],
-            config.sequence_length,
-        )
-        for part in (texts, heldout)
-    )
-    inputs = {stage: run.input_roots[stage] for stage in ("tokenizer", "decontaminate")}
-    trainer = classification(config, start, examples, test, classes, inputs, RUNS, mesh)
-    trained = train(trainer, run.output / "classification")
+    examples, start_scores = _with_start(task, config, start, mesh)
+    prompt = prompt_of(config.adapter)
+    train_examples, test = (one.behind(prompt) for one in examples)
+    roots, scores = {}, []
+    for seed in range(config.seed, config.seed + config.repeats):
+        folder = name if config.repeats == 1 else f"{name}-{seed}"
+        objective = ExampleObjective(train_examples, test, seed=seed)
+        training = fine_tuning(
+            name, config.model_copy(update={"seed": seed}), config.adapter, start, task.make,
+            objective, task.description, inputs, RUNS, mesh,
+        )  # fmt: skip
+        trained = train(training, run.output / folder)
+        models[name], roots[folder] = trained.path, trained.checkpoint.root
+        told = task.score(tell(training.engine, test))
+        if task.generate is not None and mesh.is_first:
+            told |= task.generate(trained.path, mesh)
+        scores.append(told)
     if not mesh.is_first:
-        return trained, {}
-    rows = predict(load_classifier(trained.path), test)
-    results = _score([classes[row] for row in rows], texts, heldout)
-    write_json(run.output / "classification" / "results.json", results)
-    return trained, results
+        return roots, {}
+    results = summarize(task, config, scores, start_scores)
+    write_json(run.output / "results" / f"{name}.json", results)
+    return roots, results
 
 
-def _score(predicted: list[str], texts: LabelledTexts, heldout: LabelledTexts) -> dict[str, Any]:
-    """Scores of the predictions, of TF-IDF with logistic regression, and of the majority."""
-    from megatron_core.evaluation.classification import (
-        classification_scores,
-        majority_baseline,
-        tfidf_baseline,
-    )
+def _with_start(
+    task: Task, config: TaskConfig, start: ModelFolder, mesh: Mesh
+) -> tuple[tuple[Examples, Examples], Scores]:
+    """The examples, with what the model before the training tells of them where they hold that,
+    and that model's scores."""
+    from megatron_core.trainer.assemble import tell_start
+    from megatron_core.tuning.preferences import with_reference
 
-    predictions = {
-        "model": predicted,
-        "tfidf_logistic_regression": tfidf_baseline(texts.texts, texts.labels, heldout.texts),
-        "majority": majority_baseline(texts.labels, len(heldout.texts)),
-    }
+    if task.make_start is None:
+        return (task.train, task.test), {}
+    told = tell_start(start, task.make_start, config, task.test, mesh)
+    scores = task.score(told)
+    if task.generate is not None and mesh.is_first:
+        scores |= task.generate(start.path, mesh)
+    if config.kind != "preferences":
+        return (task.train, task.test), scores
+    known = tell_start(start, task.make_start, config, task.train, mesh)
+    return (with_reference(task.train, known), with_reference(task.test, told)), scores
+
+
+def _rows(name: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Rows of the summary: the metric that counts, of the model and of the baselines."""
+    if not results:
+        return {}
+    metric = results["metric"]
     return {
-        "examples": {"train": len(texts.texts), "test": len(heldout.texts)},
-        "classes": len({*texts.labels, *heldout.labels}),
-        **{
-            name: classification_scores(heldout.labels, guesses, heldout.groups)
-            for name, guesses in predictions.items()
-        },
+        f"{name}, {metric}, {who.replace('_', ' ')}": scores[metric]["value"]
+        for who, scores in results["scores"].items()
+        if metric in scores
     }

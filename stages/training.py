@@ -10,13 +10,17 @@ from typing import Any
 
 from megatron_core.checkpoint import Checkpoint
 from megatron_core.errors import IntegrityError
+from megatron_core.exchange import WHOLE
 from megatron_core.trainer import Trainer
 from stages.run import StageRun, open_input
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: its last checkpoint, where that lies, and, on the first rank, its numbers."""
+    """A finished run: its last checkpoint, and on the first rank its numbers.
+
+    ``path`` is where the model lies: the checkpoint, or the whole one where an adapter was trained.
+    """
 
     path: Path
     checkpoint: Checkpoint
@@ -43,9 +47,11 @@ def tokenizer_of_tokens(run: StageRun) -> Path | None:
 def train(trainer: Trainer, output: Path) -> Trained:
     """Train to the end; the first rank copies checkpoints, step log and curves to ``output``."""
     path, checkpoint = trainer.train()
+    run = trainer.run
+    if (run.folder / WHOLE).exists():
+        path = run.folder / WHOLE
     if not trainer.mesh.is_first:
         return Trained(path, checkpoint)
-    run = trainer.run
     shutil.copytree(
         run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*")
     )
@@ -53,8 +59,9 @@ def train(trainer: Trainer, output: Path) -> Trained:
     for name in ("fingerprints.json", "fingerprints.bin"):
         if (run.folder / name).exists():
             shutil.copy(run.folder / name, output / name)
-    if (run.folder / "curves").exists():
-        shutil.copytree(run.folder / "curves", output / "curves")
+    for name in ("curves", WHOLE):
+        if (run.folder / name).exists():
+            shutil.copytree(run.folder / name, output / name)
     return Trained(path, checkpoint, _metrics(trainer, checkpoint.step))
 
 

@@ -20,8 +20,9 @@ from kernels.linear import linear
 from megatron_core.collectives import CutSum, Span
 from megatron_core.model import block
 from megatron_core.model import linear as layers
+from megatron_core.parallel.batch import Batch, MeanLoss
 from megatron_core.parallel.bucket import Bucket, BucketGradient
-from megatron_core.parallel.engine import Batch, Engine, MeanLoss
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.gradients import StepGradients
 from megatron_core.parallel.measure import Measured
 from megatron_core.parallel.pipeline import Microbatch, Pipeline

@@ -19,7 +19,7 @@ from megatron_core.identity import Environment, Manifest, RunRecord, manifest_pa
 RECIPE = """
 ingest: {sources: {notes: {kind: jsonl, path: none.jsonl}}}
 tokenizer: {vocabulary: 300}
-finetune: {continued: {sequence_length: 16}, classification: null}
+finetune: {continued: {sequence_length: 16}}
 evaluate: {question_source: null}
 pretrain:
   model: {vocabulary: 300, positions: 32, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48}

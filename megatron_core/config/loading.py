@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_core.config.presets import model_settings
-from megatron_core.config.recipe import Problem, Recipe, cross_section_problems
+from megatron_core.config.problem import Problem
+from megatron_core.config.recipe import Recipe, cross_section_problems
 from megatron_core.errors import ConfigError
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
@@ -21,10 +19,12 @@ from megatron_core.config.corpus import (
 )
 from megatron_core.config.evaluate import EvaluateConfig
 from megatron_core.config.execution import ExecutionConfig, LocalExecution
-from megatron_core.config.finetune import ClassificationConfig, FinetuneConfig
+from megatron_core.config.finetune import FinetuneConfig
+from megatron_core.config.finetune.problems import finetune_problems
 from megatron_core.config.model import ModelConfig
 from megatron_core.config.prediction import MaskingConfig, PredictionConfig
 from megatron_core.config.pretrain import PretrainConfig
+from megatron_core.config.problem import Problem, source_problems
 from megatron_core.config.results import AuditConfig, ReportConfig
 from megatron_core.config.section import Section
 from megatron_core.config.training import TrainingConfig
@@ -68,22 +68,12 @@ STAGES = tuple(name for name in Recipe.model_fields if name != "execution")
 
 def training_runs(recipe: Recipe) -> dict[str, TrainingConfig]:
     """Every training run of the recipe by its dotted path."""
-    runs: dict[str, TrainingConfig] = {
-        "pretrain": recipe.pretrain,
-        "finetune.continued": recipe.finetune.continued,
-    }
-    if recipe.finetune.classification is not None:
-        runs["finetune.classification"] = recipe.finetune.classification
+    runs: dict[str, TrainingConfig] = {"pretrain": recipe.pretrain}
+    if recipe.finetune.continued is not None:
+        runs["finetune.continued"] = recipe.finetune.continued
+    for name, task in recipe.finetune.tasks.items():
+        runs[f"finetune.tasks.{name}"] = task
     return runs
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a recipe: where, what value, and what is allowed."""
-
-    path: str
-    message: str
-    value: Any = None
 
 
 def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -106,12 +96,9 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
         if isinstance(run, PredictionConfig):
             yield from _dataset_problems(path, run, model)
             yield from _pair_problems(path, run, model)
-    if model.kind == "encoder":
-        for path, masking in (
-            ("pretrain.masking", recipe.pretrain.masking),
-            ("finetune.continued.masking", recipe.finetune.continued.masking),
-        ):
-            yield from _masking_problems(path, masking, model)
+            if model.kind == "encoder":
+                yield from _masking_problems(f"{path}.masking", run.masking, model)
+    yield from finetune_problems(recipe.finetune, recipe.ingest, model)
     if (recipe.evaluate.context or 0) > model.positions:
         yield Problem(
             "evaluate.context",
@@ -119,7 +106,6 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
             recipe.evaluate.context,
         )
     yield from _evaluate_problems(recipe)
-    yield from _process_problems(recipe)
     yield from _source_problems(recipe)
 
 
@@ -215,11 +201,6 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
         for name, count in counts.items():
             if count % degree:
                 yield Problem(f"{path}.grid.{field}", f"must divide {name} = {count}", degree)
-    if isinstance(run, ClassificationConfig) and grid.context > 1:
-        yield Problem(
-            f"{path}.grid.context", "must be 1: a classifier sees its short texts whole",
-            grid.context,
-        )  # fmt: skip
 
 
 def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> Iterator[Problem]:
@@ -289,41 +270,17 @@ def _masking_problems(path: str, masking: MaskingConfig, model: ModelConfig) -> 
         )
 
 
-def _process_problems(recipe: Recipe) -> Iterator[Problem]:
-    continued, classification = recipe.finetune.continued, recipe.finetune.classification
-    for field in ("device", "threads"):
-        wanted = getattr(continued, field)
-        if classification is not None and getattr(classification, field) != wanted:
-            yield Problem(
-                f"finetune.classification.{field}",
-                f"must be finetune.continued.{field} = {wanted}: both run in the same processes",
-                getattr(classification, field),
-            )
-
-
 def _source_problems(recipe: Recipe) -> Iterator[Problem]:
     known = recipe.ingest.sources
-    for path, weights in (
-        ("pretrain.sources", recipe.pretrain.sources),
-        ("finetune.continued.sources", recipe.finetune.continued.sources),
-    ):
-        for name, weight in weights.items():
-            if name not in known:
-                yield Problem(
-                    f"{path}.{name}", f"is not one of ingest.sources: {', '.join(known)}", weight
-                )
-            elif weight <= 0:
-                yield Problem(
-                    f"{path}.{name}", "must be above 0; leave a source out instead", weight
-                )
-    classification = recipe.finetune.classification
-    for path, wanted, kind in (
-        ("finetune.classification.source", classification and classification.source, "icd10cm"),
-        ("evaluate.question_source", recipe.evaluate.question_source, "hpo"),
-    ):
-        if wanted is None:
+    for path, run in training_runs(recipe).items():
+        if not isinstance(run, PredictionConfig):
             continue
-        if wanted not in known:
-            yield Problem(path, f"is not one of ingest.sources: {', '.join(known)}", wanted)
-        elif known[wanted].kind != kind:
-            yield Problem(path, f"must name a source of kind {kind}", wanted)
+        for name, weight in run.sources.items():
+            field = f"{path}.sources.{name}"
+            if name not in known:
+                yield Problem(field, f"is not one of ingest.sources: {', '.join(known)}", weight)
+            elif weight <= 0:
+                yield Problem(field, "must be above 0; leave a source out instead", weight)
+    source = recipe.evaluate.question_source
+    if source is not None:
+        yield from source_problems("evaluate.question_source", source, "hpo", known)

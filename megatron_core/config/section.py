@@ -21,6 +21,9 @@ class Section(BaseModel):
                 del dumped[name]
             elif isinstance(value := getattr(self, name), Section):
                 dumped[name] = value.identity()
+            elif isinstance(value, dict):
+                sections = {key: one for key, one in value.items() if isinstance(one, Section)}
+                dumped[name] |= {key: one.identity() for key, one in sections.items()}
         return dumped
 
 

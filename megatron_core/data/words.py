@@ -14,7 +14,7 @@ _PART, _BETWEEN, _WHOLE = 0, 1, 2  # of a word, between words, a word of its own
 
 # By ranges and not by Unicode's categories, which differ between releases of Python; and letters
 # alone would break words at the vowel signs of Indic scripts, which are marks.
-_SPACES_AND_PUNCTUATION = (
+SPACES_AND_PUNCTUATION = (
     (0x00, 0x2F), (0x3A, 0x40), (0x5B, 0x60), (0x7B, 0xA9), (0xAB, 0xB4), (0xB6, 0xB9),
     (0xBB, 0xBF), (0x060C, 0x060C), (0x061B, 0x061B), (0x061F, 0x061F), (0x06D4, 0x06D4),
     (0x0964, 0x0965), (0x1680, 0x1680), (0x2000, 0x206F), (0x3000, 0x303F), (0xFF01, 0xFF0F),
@@ -27,7 +27,7 @@ _KANA_AND_IDEOGRAPHS = (
 
 def _kinds() -> NDArray[np.uint8]:
     kinds = np.zeros(1 << 16, dtype=np.uint8)
-    for kind, ranges in ((_BETWEEN, _SPACES_AND_PUNCTUATION), (_WHOLE, _KANA_AND_IDEOGRAPHS)):
+    for kind, ranges in ((_BETWEEN, SPACES_AND_PUNCTUATION), (_WHOLE, _KANA_AND_IDEOGRAPHS)):
         for first, last in ranges:
             kinds[first : last + 1] = kind
     return kinds

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.stats import beta, t
 
 RESAMPLES = 1000
 _FEW = 200  # resamples where every one of them is aggregated anew
@@ -71,6 +71,82 @@ def mean_interval(values: Sequence[float], seed: int) -> Interval:
     if set(values) <= {0.0, 1.0}:
         return exact(int(sum(values)), len(values))
     return ratio_bootstrap(values, [1.0] * len(values), seed, lambda value: value)
+
+
+def over_groups(
+    groups: Sequence[str],
+    score: Callable[[NDArray[np.int64]], float],
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> Interval | None:
+    """Of any score of examples whose ``groups`` are resampled whole, since those of one are alike.
+
+    Percentiles of the resamples; None where one of them has no such score.
+
+    Args:
+        groups: Of each example: its document, its patient.
+        score: Of the examples of these numbers, of which some come several times.
+        seed: Of the resamples.
+        resamples: How many.
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    blocks = [np.array(rows, np.int64) for rows in members.values()]
+    random = np.random.RandomState(seed)
+    found = np.empty(resamples)
+    for number in range(resamples):
+        drawn = random.randint(len(blocks), size=len(blocks))
+        found[number] = score(np.concatenate([blocks[i] for i in drawn]))
+    return _percentiles(found) if np.isfinite(found).all() else None
+
+
+def with_interval(
+    name: str, groups: Sequence[str], score: Callable[[NDArray[np.int64]], float], seed: int
+) -> dict[str, float]:
+    """``score`` of all examples as ``name``, with ``name_low`` and ``name_high`` by
+    :func:`over_groups` where there are such."""
+    found = {name: float(score(np.arange(len(groups))))}
+    if (interval := over_groups(groups, score, seed)) is not None:
+        found |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return found
+
+
+def mean_with_interval(
+    name: str, groups: Sequence[str], values: Sequence[float], seed: int
+) -> dict[str, float]:
+    """As :func:`with_interval`, of the mean of ``values``."""
+    each = np.asarray(values, np.float64)
+    return with_interval(name, groups, lambda rows: float(each[rows].mean()), seed)
+
+
+@dataclass(frozen=True)
+class OverRuns:
+    """A score over several runs, such as of several seeds.
+
+    Attributes:
+        mean: Of the runs.
+        deviation: The standard deviation of a run, with ``runs - 1`` degrees of freedom; None for
+            one run.
+        low, high: Where the mean of many runs lies, to 95 %, by Student's t; None for one run.
+        runs: How many.
+    """
+
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    runs: int
+
+
+def over_runs(values: Sequence[float]) -> OverRuns:
+    """The mean of runs that differ in their seed alone, and how sure it is (Student, 1908)."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return OverRuns(mean, None, None, None, count)
+    deviation = float(np.std(values, ddof=1))
+    half = float(t.ppf(1 - _TAIL, count - 1)) * deviation / math.sqrt(count)
+    return OverRuns(mean, deviation, mean - half, mean + half, count)
 
 
 def _percentiles(found: Sequence[float] | NDArray[np.float64]) -> Interval:

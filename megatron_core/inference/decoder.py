@@ -23,6 +23,14 @@ class Decoder:
         self.model, self.config = model.eval(), model.config
         self.span: Span = model.share.tensor
         self.device = next(model.parameters()).device
+        soft_prompt = model.soft_prompt
+        # Positions before each sequence; what token stands there makes no difference.
+        self.prompt = [0] * (soft_prompt.tokens if soft_prompt is not None else 0)
+
+    @property
+    def positions(self) -> int:
+        """Most tokens of a sequence."""
+        return self.config.positions - len(self.prompt)
 
     @torch.no_grad()
     def score(self, tokens: Sequence[int]) -> Tensor:
@@ -31,10 +39,12 @@ class Decoder:
         A sequence is computed alone: no other changes a bit of its logits.
         """
         place = Place()
-        row, padded = self._row(tokens)
+        before = len(self.prompt)
+        row, padded = self._row([*self.prompt, *tokens])
         (x,) = self.model.blocks(self.model.embed([row], [place]), [place])
         (x,) = self.model.normed([x], [place])
-        return self._logits(x)[: len(tokens)] if padded else self._logits(x)
+        logits = self._logits(x)
+        return logits[before : before + len(tokens)] if padded or before else logits
 
     @torch.no_grad()
     def score_together(self, sequences: Sequence[Sequence[int]], size: int) -> list[Tensor]:
@@ -42,6 +52,7 @@ class Decoder:
 
         Matrix products then have the shape that ``size`` gives, whatever the row holds.
         """
+        sequences = [[*self.prompt, *tokens] for tokens in sequences]
         lengths = [len(tokens) for tokens in sequences]
         flat = [token for tokens in sequences for token in tokens]
         positions = [position for length in lengths for position in range(length)]
@@ -49,11 +60,13 @@ class Decoder:
             flat + [0] * (size - len(flat)), positions + [0] * (size - len(flat)),
             Apart(lengths, self.config.window),
         )  # fmt: skip
-        return list(torch.split(self._logits(x)[: len(flat)], lengths))
+        parts = torch.split(self._logits(x)[: len(flat)], lengths)
+        return [part[len(self.prompt) :] for part in parts]
 
     @torch.no_grad()
     def begin(self, cache: Cache, slot: int, tokens: Sequence[int]) -> Tensor:
         """Put a sequence into ``slot`` of the cache; logits ``[vocabulary]`` after its end."""
+        tokens = [*self.prompt, *tokens]
         cache.begin(slot, len(tokens))
         x = self._run(tokens, range(len(tokens)), cache)
         return self._logits(x, [len(tokens) - 1])[0]

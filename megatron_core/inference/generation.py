@@ -55,7 +55,7 @@ class Generator:
             ends: Tokens that end a document.
         """
         self.decoder, self.tokenizer, self.slots, self.ends = decoder, tokenizer, slots, ends
-        self.positions = decoder.config.positions
+        self.positions = decoder.positions
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:
         """Refuse prompts that leave no position for one more token, or have no token.
@@ -144,6 +144,7 @@ class _Run:
     ) -> None:
         self.maker, self.config, self.on_text = maker, config, on_text
         longest = min(max(map(len, prompts)) + config.tokens, maker.positions)
+        longest += len(maker.decoder.prompt)
         self.cache = Cache(maker.slots, longest, maker.decoder.config.window)
         self.slots: list[_Growing | None] = [None] * maker.slots
         self.waiting = deque(enumerate(prompts))

@@ -13,7 +13,7 @@ from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ConfigError, ReforgeError
 from megatron_core.exchange import ModelFolder
 from megatron_core.inference.decoder import Decoder
-from megatron_core.model import LanguageModel, Share, load_parameters
+from megatron_core.model import LanguageModel, Share, add_adapter, load_parameters
 from megatron_core.parallel.mesh import Mesh
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -30,7 +30,7 @@ class StoredModel(ModelFolder):
             ReforgeError: there is none, or one that predicts no next token.
             IntegrityError: the checkpoint is damaged.
         """
-        found = cls.open(path)
+        found = cls.open(path, prompted=True)
         if found.config.kind != "decoder":
             raise ReforgeError(
                 f"{path} holds an encoder, which predicts no next token: generation and "
@@ -54,6 +54,8 @@ class StoredModel(ModelFolder):
         torch.set_default_dtype(DTYPES[precision])
         try:
             model = LanguageModel(self.config, Share(tensor=mesh.tensor(grid)))
+            if self.soft_prompt is not None:
+                add_adapter(model, self.soft_prompt)
         finally:
             torch.set_default_dtype(before)
         load_parameters(model, self.weights)

@@ -82,7 +82,8 @@ def _rows(
     if together is None:
         yield from ([number] for number in range(len(questions)))
         return
-    longest = max((len(one.tokens) for one in questions), default=0)
+    sizes = [len(decoder.prompt) + len(one.tokens) for one in questions]
+    longest = max(sizes, default=0)
     if longest > together or decoder.config.experts is not None:
         raise ReforgeError(
             f"rows of {together} tokens cannot hold a sequence of {longest}: raise batch_tokens"
@@ -90,14 +91,13 @@ def _rows(
             else "sequences of a mixture are scored alone: its experts have as many rows as chose "
             "them; set batch_tokens to null"
         )
-    waiting = sorted(range(len(questions)), key=lambda n: -len(questions[n].tokens))
+    waiting = sorted(range(len(questions)), key=lambda n: -sizes[n])
     while waiting:
         row, left, rest = list[int](), together, list[int]()
         for number in waiting:
-            size = len(questions[number].tokens)
-            if size <= left:
+            if sizes[number] <= left:
                 row.append(number)
-                left -= size
+                left -= sizes[number]
             else:
                 rest.append(number)
         yield row

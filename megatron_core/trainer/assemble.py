@@ -1,27 +1,39 @@
-"""The three trainings of the pipeline, put together."""
+"""The trainings of the pipeline, put together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from megatron_core.checkpoint import StoredWeights, read_checkpoint
+from torch import Tensor
+
 from megatron_core.config import (
-    ClassificationConfig,
+    AdapterConfig,
     ContinuedConfig,
     ModelConfig,
     PredictionConfig,
     PretrainConfig,
+    TrainingConfig,
 )
 from megatron_core.data.datasets.fingerprints import IndexCache, Stamps, verify_tokens
 from megatron_core.errors import ConfigError
 from megatron_core.exchange import ModelFolder
-from megatron_core.model import Classifier, LanguageModel, Share, initialize, load_parameters
+from megatron_core.model import (
+    LanguageModel,
+    Share,
+    TaskModel,
+    add_adapter,
+    initialize,
+    load_parameters,
+)
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.mesh import Mesh
-from megatron_core.trainer.classification import ClassificationObjective, Examples
+from megatron_core.trainer.adapted import AdapterTrainer, body_of
+from megatron_core.trainer.examples import Examples, tell
 from megatron_core.trainer.language import LanguageObjective, MaskedObjective
 from megatron_core.trainer.loop import Trainer
+from megatron_core.trainer.objective import Objective
 from megatron_core.trainer.pairs import PairObjective
 from megatron_core.trainer.run import TrainingRun
 from megatron_core.trainer.start import open_start
@@ -63,53 +75,73 @@ def pretraining(
 
 
 def continued_pretraining(
-    config: ContinuedConfig, start: Path, tokens: Path, inputs: Mapping[str, str], folder: Path,
-    mesh: Mesh,
+    config: ContinuedConfig, start: ModelFolder, tokens: Path, inputs: Mapping[str, str],
+    folder: Path, mesh: Mesh,
 ) -> Trainer:  # fmt: skip
-    """The model of checkpoint ``start``, trained on with a fresh optimizer."""
-    found = ModelFolder.open(start)
-    objective = prediction_objective(config, found.config, tokens, folder)
-
-    def build(share: Share) -> LanguageModel:
-        model = LanguageModel(found.config, share)
-        load_parameters(model, found.weights)
-        return model
-
-    run = TrainingRun.of(
-        folder, "continued", recipe=config.identity(),
-        inputs={**inputs, "start": found.root()}, model=describe(found.config),
+    """The language model ``start``, trained on with a fresh optimizer."""
+    objective = prediction_objective(config, start.config, tokens, folder)
+    return fine_tuning(
+        "continued", config, config.adapter, start, partial(LanguageModel, start.config),
+        objective, describe(start.config), inputs, folder, mesh,
     )  # fmt: skip
-    return Trainer(Engine(build, config, mesh, model=found.config), objective, run=run)
 
 
-def classification(
-    config: ClassificationConfig, start: Path, train: Examples, test: Examples,
-    classes: list[str], inputs: Mapping[str, str], folder: Path, mesh: Mesh,
+def fine_tuning(
+    name: str, config: TrainingConfig, adapter: AdapterConfig | None, start: ModelFolder,
+    make: Callable[[Share], LanguageModel | TaskModel], objective: Objective,
+    description: Mapping[str, object], inputs: Mapping[str, str], folder: Path, mesh: Mesh,
 ) -> Trainer:  # fmt: skip
-    """A classifier on the decoder of checkpoint ``start``; all weights are trained."""
-    found = ModelFolder.open(start)
+    """Any training that begins with the weights of a model.
 
-    def build(share: Share) -> Classifier:
-        model = Classifier(found.config, len(classes), share)
-        initialize(model, found.config, config.seed)
-        load_parameters(model.decoder, found.weights)
-        return model
+    Args:
+        name: Of the run.
+        adapter: What is trained in place of the start's weights; None trains these.
+        make: The model to train, without values.
+        description: What is needed to build it again.
+        inputs: Roots of what the objective reads.
+        folder: Of the runs.
+    """
 
+    def build(share: Share) -> LanguageModel | TaskModel:
+        return begin(make(share), start, adapter, config.seed)
+
+    known, root = dict(description), start.root(mesh.groups.get("checkpoint"))
+    if adapter is not None:
+        known |= {"adapter": adapter.model_dump(mode="json"), "base": root}
     run = TrainingRun.of(
-        folder, "classification", recipe=config.identity(),
-        inputs={**inputs, "start": found.root()},
-        model={**describe(found.config), "kind": "classifier", "classes": classes},
-    )  # fmt: skip
-    engine = Engine(build, config, mesh, model=found.config)
-    return Trainer(engine, ClassificationObjective(train, test, seed=config.seed), run=run)
+        folder, name, recipe=config.identity(), inputs={**inputs, "start": root}, model=known
+    )
+    engine = Engine(build, config, mesh, model=start.config)
+    if adapter is None:
+        return Trainer(engine, objective, run=run)
+    return AdapterTrainer(engine, objective, run=run, start=start, adapter=adapter, make=make)
 
 
-def load_classifier(checkpoint: Path) -> Classifier:
-    """The whole classifier that ``checkpoint`` holds, on the CPU."""
-    description = read_checkpoint(checkpoint).model
-    config = ModelConfig.model_validate(description["config"])
-    model = Classifier(config, len(description["classes"]))
-    load_parameters(model, StoredWeights(checkpoint))
+def tell_start(
+    start: ModelFolder, make: Callable[[Share], LanguageModel | TaskModel], config: TrainingConfig,
+    examples: Examples, mesh: Mesh,
+) -> list[Tensor]:  # fmt: skip
+    """What a model tells of each example before it is trained; see :func:`tell`."""
+
+    def build(share: Share) -> LanguageModel | TaskModel:
+        model = make(share)
+        load_parameters(model, start.weights)
+        return model.requires_grad_(False)
+
+    engine = Engine(build, config, mesh, model=start.config)
+    return tell(engine, examples.padded(config.sequence_length))
+
+
+def begin(
+    model: LanguageModel | TaskModel, start: ModelFolder, adapter: AdapterConfig | None, seed: int
+) -> LanguageModel | TaskModel:
+    """Give ``model`` the weights of ``start``, an adapter, and initial values for all others."""
+    body, prefix = body_of(model)
+    load_parameters(body, start.weights)
+    if adapter is not None:
+        add_adapter(body, adapter)
+    known = {f"{prefix}{name}" for name in start.weights}
+    initialize(model, start.config, seed, known=known)
     return model
 
 

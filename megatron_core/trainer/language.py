@@ -28,7 +28,7 @@ from megatron_core.data.datasets.spans import (
 from megatron_core.data.datasets.windows import TokenWindows, open_streams
 from megatron_core.data.indexed import IndexedDataset
 from megatron_core.data.vocabulary import Vocabulary
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 from megatron_core.trainer.objective import ignore, padded_places
 
 _HELDOUT_SEQUENCES = 64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 
 
 class Objective(Protocol):

@@ -16,7 +16,7 @@ from megatron_core.data.datasets.pairs import DocumentPieces, Kind, Pair, Pairs
 from megatron_core.data.datasets.spans import DocumentSpan, Sequences
 from megatron_core.data.indexed import IndexedDataset
 from megatron_core.data.vocabulary import Vocabulary
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 from megatron_core.trainer.language import MaskedObjective
 from megatron_core.trainer.objective import ignore
 

@@ -14,6 +14,8 @@ from megatron_core.data.documents import Document
 from megatron_core.data.tokenizer.encoders import (
     Encoder,
     HuggingFaceEncoder,
+    Pieces,
+    Reference,
     SentencePieceEncoder,
 )
 from megatron_core.data.tokenizer.folder import (
@@ -63,7 +65,7 @@ class Tokenizer:
         self.content = content
         self._backend = backend
         self.parses_special_tokens = parse_special_tokens
-        self.reference: Encoder = HuggingFaceEncoder(backend)
+        self.reference: Reference = HuggingFaceEncoder(backend)
         if processor is not None and not parse_special_tokens:
             self.reference = SentencePieceEncoder(processor)
         self.vocabulary_size: int = backend.get_vocab_size(with_added_tokens=True)
@@ -110,6 +112,18 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
         return _lists(self.reference, texts)
+
+    def encode_with_places(self, texts: Sequence[str]) -> list[Pieces]:
+        """The ids of each text with the characters that each stands for."""
+        return self.reference.encode_with_places(texts) if texts else []
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether a text is encoded as if a space came before it."""
+        normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
+        text = normalizer.normalize_str("a") if normalizer else "a"
+        split = splitter.pre_tokenize_str(text) if splitter else [(text, (0, 1))]
+        return bool(split) and str(split[0][0]) != "a"
 
     def encode_in_transformers(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids that a reader of ``tokenizer.json`` gives, whatever the reference is."""

@@ -60,3 +60,24 @@ def test_tfidf_tells_texts_by_their_words() -> None:
     labels = ["injury", "injury", "endocrine", "endocrine"] * 3
     found = tfidf_baseline(texts, labels, ["fracture of skull", "diabetes of pregnancy"])
     assert found == ["injury", "endocrine"]
+
+
+def test_relations_count_without_their_none() -> None:
+    truth, guess = list("aannnb"), list("anannb")
+    found = classification_scores(truth, guess, [str(n) for n in range(6)], outside="n")
+    # a: 1 right of 2 and 2; b: 1 of 1 and 1. Together 2 of 3 and 3.
+    assert found["micro_f1"] == pytest.approx(2 / 3)
+    assert found["micro_f1_low"] < found["micro_f1"] <= found["micro_f1_high"]
+    assert found["macro_f1"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    wrong = classification_scores(["a", "n"], ["a", "z"], ["1", "2"], outside="n")
+    assert wrong["micro_f1"] == pytest.approx(2 / 3)  # z is wrong, though nothing is a z
+    assert "micro_f1" not in classification_scores(truth, guess, [str(n) for n in range(6)])
+
+
+def test_tfidf_tells_which_side_of_a_pair_a_word_is_on() -> None:
+    pairs = [("no pain", "pain"), ("pain", "no pain")] * 6
+    labels = ["contradiction", "other"] * 6
+    assert tfidf_baseline(pairs, labels, [("no fever", "fever"), ("fever", "no")]) == [
+        "contradiction", "other"
+    ]  # fmt: skip

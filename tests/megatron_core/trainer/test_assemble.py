@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron_core.trainer.classification import Examples
 
 from megatron_core.checkpoint import StoredWeights, find_checkpoints, read_checkpoint
 from megatron_core.config import (
@@ -26,7 +27,6 @@ from megatron_core.trainer.assemble import (
     continued_pretraining,
     load_classifier,
 )
-from megatron_core.trainer.classification import Examples
 from tests.models import random_decoder, write_checkpoint
 from tests.ranks import run_ranks
 from tests.recipes import recipe

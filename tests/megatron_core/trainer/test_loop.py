@@ -23,7 +23,7 @@ from megatron_core.config import (
     RateSchedule,
 )
 from megatron_core.errors import IntegrityError, ReforgeError
-from megatron_core.parallel.engine import MeanLoss
+from megatron_core.parallel.batch import MeanLoss
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer import LanguageObjective, Trainer

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from megatron_core.trainer.classification import Examples, predict
 
 from kernels.cross_entropy import IGNORED
 from megatron_core.config import (
@@ -20,10 +21,9 @@ from megatron_core.config import (
 from megatron_core.data.datasets.spans import NO_DOCUMENT, DocumentSpan
 from megatron_core.errors import CorpusError, IntegrityError
 from megatron_core.model import Classifier, initialize
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 from megatron_core.trainer import ClassificationObjective, LanguageObjective
 from megatron_core.trainer.assemble import prediction_objective
-from megatron_core.trainer.classification import Examples, predict
 from megatron_core.trainer.language import MaskedObjective
 from megatron_core.trainer.objective import padded_places
 from tests.models import small_config

@@ -17,7 +17,7 @@ from megatron_core.conversion import HuggingFaceModel, export_model
 from megatron_core.conversion.families import bert, megatron_bert
 from megatron_core.conversion.family import Family, example
 from megatron_core.conversion.parity import load_transformers
-from megatron_core.parallel.engine import Batch
+from megatron_core.parallel.batch import Batch
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer.pairs import PairObjective

@@ -1,0 +1,1 @@
+"""Labelled data of fine-tuning tasks: files in the field's formats, and their tokens."""
