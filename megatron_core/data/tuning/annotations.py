@@ -1,4 +1,4 @@
-"""Texts with entities and relations by their characters, of JSON lines or BRAT standoff."""
+"""Texts with entities and relations by their characters: JSON lines, BRAT, i2b2 2010."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_core.data.tuning.brat import read_brat
+from megatron_core.data.tuning.i2b2 import is_i2b2, read_i2b2
 from megatron_core.data.tuning.reading import Items, Row, read_rows
 from megatron_core.data.tuning.spans import AnnotatedText, Relation, Span
 from megatron_core.data.tuning.texts import check_ids
@@ -27,7 +28,7 @@ class AnnotationFields:
 
 
 def read_annotations(path: Path, fields: AnnotationFields | None = None) -> Items[AnnotatedText]:
-    """Annotated texts: a folder is BRAT's, a file is JSON lines.
+    """Annotated texts: a folder is BRAT's or that of i2b2 2010, a file is JSON lines.
 
     In JSON an entity is ``[start, end, type]`` or an object with ``start``, ``end``, ``type`` (or
     ``label``) and maybe ``id`` and ``text``; a relation is an object with ``head``, ``tail`` and
@@ -37,7 +38,7 @@ def read_annotations(path: Path, fields: AnnotationFields | None = None) -> Item
         CorpusError: what cannot be read, with file and line.
     """
     if path.is_dir():
-        return read_brat(path)
+        return read_i2b2(path) if is_i2b2(path) else read_brat(path)
     fields = fields or AnnotationFields()
     texts = tuple(_annotated(row, fields) for row in read_rows(path))
     check_ids(path, [text.id for text in texts])

@@ -101,21 +101,25 @@ def encode_questions(
             "ones"
         )
     asked = tokenizer.encode_batch([one.question for one in questions])
-    contexts = tokenizer.encode_with_places([one.context for one in questions])
+    texts = list(dict.fromkeys(one.context for one in questions))
+    contexts = dict(zip(texts, tokenizer.encode_with_places(texts), strict=True))
     counts: Counter[str] = Counter()
     sequences, targets, nulls, places, owners = [], [], [], [], []
-    for number, (one, words, context) in enumerate(zip(questions, asked, contexts, strict=True)):
+    for number, (one, words) in enumerate(zip(questions, asked, strict=True)):
+        context = contexts[one.context]
         counts["cut_questions"] += len(words) > question_length
         words = words[:question_length]
         room = framing.room - len(words)
         windows = _windows(len(context.ids), room, shared)
         counts["windowed"] += len(windows) > 1
-        offset = framing.start(len(words))
+        offset, covering = framing.start(len(words)), _covering(one, context)
         for first, stop in windows:
             null = 0 if framed else offset + stop - first
-            edges = _edges(one, context, first, stop)
+            inside = covering is not None and first <= covering[0] and covering[1] < stop
             sequences.append([words, context.ids[first:stop]])
-            targets.append([offset + at for at in edges] if edges else [null, null])
+            targets.append(
+                [offset + at - first for at in covering] if covering and inside else [null, null]
+            )
             nulls.append(null)
             places.append([(_NOWHERE, _NOWHERE)] * offset + context.places[first:stop])
             owners.append(number)
@@ -202,15 +206,13 @@ def _windows(count: int, room: int, shared: int) -> list[tuple[int, int]]:
     return found
 
 
-def _edges(one: SpanQuestion, context: Pieces, first: int, stop: int) -> tuple[int, int] | None:
-    """The first and last token of the answer within a window, counted from its first."""
+def _covering(one: SpanQuestion, context: Pieces) -> tuple[int, int] | None:
+    """The first and last token of the context that the first answer is in."""
     if not one.answers:
         return None
     answer = one.answers[0]
     end = answer.start + len(answer.text)
-    covering = [
+    found = [
         n for n, (begins, ends) in enumerate(context.places) if begins < end and ends > answer.start
     ]
-    if not covering or covering[0] < first or covering[-1] >= stop:
-        return None
-    return covering[0] - first, covering[-1] - first
+    return (found[0], found[-1]) if found else None

@@ -137,6 +137,7 @@ def test_preferences(folder: Path) -> None:
     template = open_template(folder, tokenizer)
     before = (Turn("user", "abc de"), Turn("assistant", "fg"), Turn("user", "ab " * 30))
     given = [Preference("p", before, "ab cd", "h"), Preference("q", before[:1], "é", "cd ab")]
+    given.append(Preference("r", before, "h", "ab cd"))
     found = encode_preferences(given, template, tokenizer, length=300)
     for side, name in ((found.chosen, "chosen"), (found.rejected, "rejected")):
         rows = rows_of(side.rows.tokens, side.rows.documents, side.targets)
@@ -148,10 +149,11 @@ def test_preferences(folder: Path) -> None:
     # Both lose as much of the prompt, that of its longest turn.
     size = int((found.chosen.rows.documents[0] >= 0).sum())
     cut = encode_preferences(given, template, tokenizer, length=size - 5)
-    assert cut.counts == {"cut": 1}
+    assert cut.counts == {"cut": 2}
     prompts = []
     for side, old in ((cut.chosen, found.chosen), (cut.rejected, found.rejected)):
         assert side.targets[side.targets >= 0].tolist() == old.targets[old.targets >= 0].tolist()
-        first = int(torch.nonzero(side.targets[0] >= 0)[0])
-        prompts.append(side.rows.tokens[0, : first + 1].tolist())
-    assert prompts[0] == prompts[1]
+        for row in (0, 2):
+            first = int(torch.nonzero(side.targets[row] >= 0)[0])
+            prompts.append(side.rows.tokens[row, : first + 1].tolist())
+    assert prompts == [prompts[0]] * 4

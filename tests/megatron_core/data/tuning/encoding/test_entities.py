@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from sentencepiece import SentencePieceTrainer
 
 from kernels.cross_entropy import IGNORED
 from megatron_core.data.tokenizer import Tokenizer
+from megatron_core.data.tokenizer.sentence_piece import write_converted
 from megatron_core.data.tuning.encoding.entities import decode_tags, encode_sentences
 from megatron_core.data.tuning.entities import Sentence
 from megatron_core.data.tuning.tags import OUTSIDE
@@ -74,6 +77,7 @@ def test_a_label_stands_where_its_word_begins(folders: dict[str, Path], kind: st
     for at, stop, word in zip(starts, [*starts[1:], last], one.words, strict=True):
         spelled = tokenizer.decode(row[at:stop].tolist()).replace(" ##", "").strip()
         assert spelled == word.text
+        assert tokenizer.decode([int(row[at])]).strip()  # not white space before it
 
 
 def test_windows_end_after_a_sentence_where_they_can(folders: dict[str, Path]) -> None:
@@ -93,3 +97,25 @@ def test_an_inside_without_a_beginning_begins(folders: dict[str, Path]) -> None:
     found = encode_sentences([one], tokenizer, length=16, framed=False, names=NAMES)
     predicted = torch.full_like(found.targets, NAMES.index("I-B"))
     assert decode_tags(found, predicted, NAMES) == [("B-B", "I-B", "I-B")]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "adds a space"])
+def test_words_between_spaces_are_encoded_as_in_their_text(
+    folders: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    if kind == "adds a space":
+        model = io.BytesIO()
+        SentencePieceTrainer.train(
+            sentence_iterator=(document.text for document in corpus()), model_writer=model,
+            model_type="bpe", vocab_size=400, byte_fallback=True, minloglevel=2,
+        )  # fmt: skip
+        write_converted(model.getvalue(), tmp_path)
+        (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    tokenizer = Tokenizer.load(folders.get(kind, tmp_path))
+    assert tokenizer.adds_space == (kind == "adds a space")
+    text = corpus(1)[0].text
+    words = split_words(text)
+    one = Sentence("x", text, words, (OUTSIDE,) * len(words))
+    found = encode_sentences([one], tokenizer, length=400, framed=False, names=NAMES)
+    ids = tokenizer.encode(text)
+    assert found.rows.tokens[0, : len(ids)].tolist() == ids

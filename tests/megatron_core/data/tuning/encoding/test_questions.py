@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.data.tuning.encoding.questions import encode_questions, find_answers
 from megatron_core.data.tuning.questions import Answer, SpanQuestion
+from megatron_core.data.tuning.words import split_words
 from megatron_core.errors import ConfigError
 from tests.tokenizers import KINDS, corpus
 
@@ -77,6 +79,32 @@ def test_windows_hold_the_whole_context(folders: dict[str, Path], framed: bool) 
         assert at + len(ids) == len(whole)
         last = int((found.rows.documents[rows[-1]] >= 0).sum()) - 1
         assert int(found.null[rows[-1]]) == (0 if framed else last)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe"])
+def test_a_target_is_in_every_window_that_holds_the_answer(
+    folders: dict[str, Path], kind: str
+) -> None:
+    tokenizer, context = Tokenizer.load(folders[kind]), corpus(1)[0].text
+    words = split_words(context)
+    questions = [
+        SpanQuestion(str(n), "ab", context, (Answer(context[a.start : b.stop], a.start),))
+        for n, (a, b) in enumerate(pairwise(words))
+    ]
+    found = encode_questions(
+        questions, tokenizer, length=40, framed=kind == "wordpiece", question_length=8, shared=16
+    )
+    held = 0
+    for row, (first, last) in enumerate(found.targets.tolist()):
+        (answer,) = questions[int(found.questions[row])].answers
+        starts, stops = found.starts[row], found.stops[row]
+        begins, ends = int(starts[starts >= 0].min()), int(stops.max())
+        if begins <= answer.start and answer.start + len(answer.text) <= ends:
+            held += 1
+            assert context[int(starts[first]) : int(stops[last])].strip() == answer.text
+        else:
+            assert first == last == int(found.null[row])
+    assert len(questions) < held < len(found.rows)
 
 
 def test_the_best_span_of_all(folders: dict[str, Path]) -> None:
