@@ -108,6 +108,7 @@ def test_words_between_spaces_are_encoded_as_in_their_text(
         SentencePieceTrainer.train(
             sentence_iterator=(document.text for document in corpus()), model_writer=model,
             model_type="bpe", vocab_size=400, byte_fallback=True, minloglevel=2,
+            remove_extra_whitespaces=False,
         )  # fmt: skip
         write_converted(model.getvalue(), tmp_path)
         (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
