@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,21 +64,19 @@ def flat_mentions(
     """
     counts: Counter[str] = Counter()
     found: list[Mention] = []
+    starts, stops = [word.start for word in words], [word.stop for word in words]
     for span in spans:
         gaps = zip(span.fragments, span.fragments[1:], strict=False)
         if any(text[a[1] : b[0]].strip() for a, b in gaps):
             counts["discontinuous_left_out"] += 1
             continue
         counts["joined"] += len(span.fragments) > 1
-        inside = [
-            n for n, word in enumerate(words) if word.start < span.stop and word.stop > span.start
-        ]
-        if not inside:
+        first, stop = bisect_right(stops, span.start), bisect_left(starts, span.stop)
+        if first == stop:
             counts["empty_left_out"] += 1
             continue
-        first, last = words[inside[0]], words[inside[-1]]
-        counts["widened"] += first.start < span.start or last.stop > span.stop
-        found.append(Mention(span.type, inside[0], inside[-1] + 1))
+        counts["widened"] += starts[first] < span.start or stops[stop - 1] > span.stop
+        found.append(Mention(span.type, first, stop))
     taken: set[int] = set()
     kept = []
     for one in sorted(found, key=lambda m: (m.first - m.stop, m.first, m.type)):

@@ -121,9 +121,10 @@ def decode_tags(
         names: The tags, in the order of their numbers.
     """
     found = [[OUTSIDE] * size for size in encoded.sizes]
-    for row, at in torch.nonzero(encoded.words != _NO_WORD).tolist():
-        sentence, word = int(encoded.sentences[row]), int(encoded.words[row, at])
-        found[sentence][word] = names[int(predicted[row, at])]
+    rows, places = torch.nonzero(encoded.words != _NO_WORD, as_tuple=True)
+    labelled = encoded.sentences[rows], encoded.words[rows, places], predicted[rows, places]
+    for sentence, word, tag in zip(*(one.tolist() for one in labelled), strict=True):
+        found[sentence][word] = names[tag]
     return [to_iob2(tags) for tags in found]
 
 

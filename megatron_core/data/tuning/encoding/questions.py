@@ -165,12 +165,13 @@ def find_answers(
         nulls[owner] = min(nulls[owner], float(first_scores[null] + last_scores[null]))
         inside = torch.nonzero(encoded.starts[row] != _NOWHERE).flatten()
         firsts, lasts = (_top(scores, inside, best) for scores in (first_scores, last_scores))
+        starts, stops = encoded.starts[row].tolist(), encoded.stops[row].tolist()
+        opening, closing = first_scores.tolist(), last_scores.tolist()
         for first in firsts:
             for last in lasts:
                 if not first <= last < first + longest:
                     continue
-                place = int(encoded.starts[row, first]), int(encoded.stops[row, last])
-                score = float(first_scores[first] + last_scores[last])
+                place, score = (starts[first], stops[last]), opening[first] + closing[last]
                 spans[owner][place] = max(score, spans[owner].get(place, score))
     return [
         FoundAnswers(_ranked(one.context, found, best), null)
