@@ -77,7 +77,6 @@ def over_groups(
     groups: Sequence[str],
     score: Callable[[NDArray[np.int64]], float],
     seed: int,
-    resamples: int = RESAMPLES,
 ) -> Interval | None:
     """Of any score of examples whose ``groups`` are resampled whole, since those of one are alike.
 
@@ -87,15 +86,14 @@ def over_groups(
         groups: Of each example: its document, its patient.
         score: Of the examples of these numbers, of which some come several times.
         seed: Of the resamples.
-        resamples: How many.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
     blocks = [np.array(rows, np.int64) for rows in members.values()]
     random = np.random.RandomState(seed)
-    found = np.empty(resamples)
-    for number in range(resamples):
+    found = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
         drawn = random.randint(len(blocks), size=len(blocks))
         found[number] = score(np.concatenate([blocks[i] for i in drawn]))
     return _percentiles(found) if np.isfinite(found).all() else None

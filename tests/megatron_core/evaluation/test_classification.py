@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from megatron_core.evaluation.classification import (
     classification_scores,
@@ -16,10 +21,12 @@ GUESS = list("aabbbbaa")
 MACRO = (1 / 2 + 4 / 7 + 0) / 3
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enough for the tests, in a tenth of the time."""
-    monkeypatch.setattr("megatron_core.evaluation.classification._RESAMPLES", 30)
+@pytest.fixture(autouse=True, scope="module")
+def few_resamples() -> Iterator[None]:
+    """Enough for the tests, in a fraction of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("megatron_core.evaluation.intervals.RESAMPLES", 30)
+        yield
 
 
 def test_scores_are_those_by_hand() -> None:
@@ -32,6 +39,22 @@ def test_scores_are_those_by_hand() -> None:
 def test_a_class_that_is_guessed_but_never_true_counts_for_nothing() -> None:
     scores = classification_scores(["a", "a"], ["a", "z"], groups=["1", "2"])
     assert scores["macro_f1"] == pytest.approx(2 / 3)  # of a alone: precision 1, recall 1/2
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcn"), st.sampled_from("abcnz")), min_size=1, max_size=30)
+)
+def test_scores_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
+    """Macro over the classes that are true, micro over those on either side."""
+    truth, guess = (list(side) for side in zip(*pairs, strict=True))
+    found = classification_scores(truth, guess, ["one"] * len(pairs), outside="n")
+    for average, among in (("macro", {*truth}), ("micro", {*truth, *guess})):
+        classes = sorted(among - {"n"})
+        expected = 0.0
+        if classes:
+            expected = f1_score(truth, guess, labels=classes, average=average, zero_division=0)
+        assert found[f"{average}_f1"] == pytest.approx(expected)
 
 
 def test_whole_groups_are_resampled() -> None:
