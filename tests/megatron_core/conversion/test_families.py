@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -34,6 +32,7 @@ from megatron_core.model import (
     load_parameters,
     parameter_shards,
 )
+from tests.peers import in_double
 
 # What models of a family may differ in; a family that has not one of them ignores it.
 EVERYTHING: dict[str, Any] = {
@@ -89,25 +88,6 @@ def transformers_model(family: Family, config: ModelConfig, **changes: Any) -> P
             draws = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(draws * 0.3 if parameter.ndim > 1 else 1 + 0.3 * draws)
     return model
-
-
-@contextmanager
-def in_double(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """``model`` in float64, also where its code says fp32: in norms, softmaxes and routers.
-
-    Rotary angles stay the fp32 numbers that they are on both sides.
-    """
-    single, softmax, narrow = torch.float32, nn.functional.softmax, Tensor.float
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "float32", torch.float64)
-        patch.setattr(
-            nn.functional, "softmax",
-            lambda x, dim=None, dtype=None, **_: softmax(x, dim=dim),
-        )  # fmt: skip
-        patch.setattr(
-            Tensor, "float", lambda x: x if x.dtype == torch.float64 else narrow(x.to(single))
-        )
-        yield model.double()
 
 
 def tokens(config: ModelConfig) -> Tensor:

@@ -1,0 +1,95 @@
+"""Models of transformers with our weights, and arithmetic in float64 on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from megatron_core.config import ModelConfig
+from megatron_core.conversion.family import Family
+from megatron_core.parallel import engine
+from megatron_core.parallel.engine import Engine
+
+
+@contextmanager
+def double_for_single() -> Iterator[None]:
+    """Whatever asks for fp32 in here, in our code or transformers', gets float64.
+
+    Rotary angles stay the fp32 numbers that they are on both sides.
+    """
+    single, softmax, narrow = torch.float32, nn.functional.softmax, Tensor.float
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setitem(engine.DTYPES, "fp32", torch.float64)
+        patch.setattr(
+            nn.functional, "softmax",
+            lambda x, dim=None, dtype=None, **_: softmax(x, dim=dim),
+        )  # fmt: skip
+        patch.setattr(
+            Tensor, "float", lambda x: x if x.dtype == torch.float64 else narrow(x.to(single))
+        )
+        yield
+
+
+@contextmanager
+def double_by_default() -> Iterator[None]:
+    """Also what asks for no dtype gets float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with double_for_single():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def in_double(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """``model`` in float64, also where its code says fp32: in norms, softmaxes and routers."""
+    with double_for_single():
+        yield model.double()
+
+
+def give_weights(
+    theirs: nn.Module, family: Family, config: ModelConfig, weights: Mapping[str, Tensor]
+) -> set[str]:
+    """Copy ours into their parameters; the names of those that have none of ours."""
+    parameters = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for link in family.links(config):
+            if link.theirs in parameters:
+                parameters.pop(link.theirs).copy_(link.join(weights))
+    return set(parameters)
+
+
+def their_gradients(theirs: nn.Module, family: Family, config: ModelConfig) -> dict[str, Tensor]:
+    """Under our names, of all that have one."""
+    found = dict[str, Tensor]()
+    parameters = dict(theirs.named_parameters())
+    for link in family.links(config):
+        parameter = parameters.get(link.theirs)
+        if parameter is not None and parameter.grad is not None:
+            found |= link.split(parameter.grad)
+    return found
+
+
+def whole_gradient(engine: Engine) -> dict[str, Tensor]:
+    """Of each tensor, on one rank."""
+    views = {
+        key: view
+        for bucket in engine.buckets
+        if not bucket.tied
+        for key, view in bucket.layout.views(bucket.gradient).items()
+    }
+    found: dict[str, list[Tensor]] = {}
+    for shard in engine.catalogue.values():
+        found.setdefault(shard.tensor, []).append(views[shard.key])
+    return {
+        name: torch.cat(parts, dim=engine.catalogue[f"{name}/0"].axis or 0)
+        for name, parts in found.items()
+    }
