@@ -14,6 +14,7 @@ from megatron_core.config import PretrainConfig
 from megatron_core.identity.fingerprints import Divergence, first_divergence, read_fingerprints
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
+from megatron_core.trainer import Trainer
 from megatron_core.trainer.assemble import pretraining
 from tests.ranks import run_ranks
 
@@ -48,15 +49,21 @@ def _work(
         fault()
     with open_mesh(layout, config.device, config.threads) as mesh:
         trainer = pretraining(config, tokens, {}, folder, mesh)
-        measure = trainer.engine.measure
-
-        def dying(**options: bool) -> Any:
-            if trainer.step + 1 == kill_at and mesh.rank == layout.ranks - 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return measure(**options)
-
-        trainer.engine.measure = dying  # type: ignore[method-assign]
+        if mesh.rank == layout.ranks - 1:
+            kill_in(trainer, kill_at)
         trainer.train()
+
+
+def kill_in(trainer: Trainer, step: int) -> None:
+    """Let this process die in ``step``, once it has its gradient."""
+    measure = trainer.engine.measure
+
+    def dying(**options: bool) -> Any:
+        if trainer.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return measure(**options)
+
+    trainer.engine.measure = dying  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from megatron_core.trainer.assemble import describe, fine_tuning
 from megatron_core.trainer.examples import ExampleObjective, Examples, tell
 from tests.ranks import run_ranks
 from tests.recipes import small_model
+from tests.trainings import kill_in
 
 LENGTH = 16
 PROMPT = 4
@@ -165,14 +166,26 @@ def make(tuning: Tuning) -> partial[LanguageModel | TaskModel]:
     return partial(TaskModel, tuning.model, head)
 
 
-def tune(name: str, folder: Path, layout: str = "data=1", **changes: object) -> bool:
-    """Train on a layout, and leave what the model tells of the test examples on each rank."""
-    return not any(run_ranks(_work, Layout.parse(layout).ranks, name, folder, layout, changes))
+def tune(
+    name: str, folder: Path, layout: str = "data=1", *, kill_at: int = 0, **changes: object
+) -> bool:
+    """Train on a layout, and leave what the model tells of the test examples on each rank.
+
+    Args:
+        kill_at: Step in which the last rank dies; 0 spares it.
+
+    Returns:
+        Whether all ranks came to the end.
+    """
+    ranks = Layout.parse(layout).ranks
+    return not any(run_ranks(_work, ranks, name, folder, layout, kill_at, changes))
 
 
-def _work(name: str, folder: Path, text: str, changes: dict[str, object]) -> None:
-    config = settings(TUNINGS[name], **changes)
-    with open_mesh(Layout.parse(text), "cpu", 1) as mesh:
+def _work(name: str, folder: Path, text: str, kill_at: int, changes: dict[str, object]) -> None:
+    config, layout = settings(TUNINGS[name], **changes), Layout.parse(text)
+    with open_mesh(layout, "cpu", 1) as mesh:
         one = trainer(name, folder, mesh, start(TUNINGS[name].model), config)
+        if mesh.rank == layout.ranks - 1:
+            kill_in(one, kill_at)
         one.train()
         torch.save(tell(one.engine, examples(TUNINGS[name], 5)), folder / f"told-{mesh.rank}.pt")
