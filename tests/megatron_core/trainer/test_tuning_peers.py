@@ -6,7 +6,7 @@ shards, whose arithmetic one rank does alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,7 +218,7 @@ def span(case: Case, weights: Weights, batch: Batch) -> Any:
         batch.tokens, attention_mask=real(batch), token_type_ids=batch.types,
         start_positions=first, end_positions=last,
     )  # fmt: skip
-    if batch.documents is None:
+    if real(batch).all():
         return 2 * found.loss, gradients(case, model, own)
     logits = [
         x.masked_fill(~real(batch), -torch.inf) for x in (found.start_logits, found.end_logits)
@@ -228,23 +228,34 @@ def span(case: Case, weights: Weights, batch: Batch) -> Any:
 
 
 def pooled(case: Case, weights: Weights, batch: Batch) -> Any:
-    """The head by hand on the hidden states."""
-    own = {name: weights[name].requires_grad_() for name in ("head.weight", "head.bias")}
+    """The head by hand on the hidden states; it sees none of a soft prompt."""
+    names = ("head.weight", "head.bias", "backbone.soft_prompt.weight")
+    own = {name: weights[name].requires_grad_() for name in names if name in weights}
     model = theirs(case, BertModel, without(weights, own), {})
+    inputs, text = model.get_input_embeddings()(batch.tokens), real(batch)
+    vectors = own.get(names[2], inputs[0, :0])
+    before = len(vectors)
+    inputs = torch.cat([vectors.expand(len(inputs), -1, -1), inputs[:, before:]], dim=1)
     hidden = model(
-        batch.tokens, attention_mask=real(batch), token_type_ids=batch.types
-    ).last_hidden_state
+        inputs_embeds=inputs, attention_mask=text, token_type_ids=batch.types
+    ).last_hidden_state[:, before:]  # fmt: skip
     rows = torch.arange(len(hidden))
     match case.tuning.head.pooling:
         case "first":
             x = hidden[:, 0]
         case "mean":
-            x = torch.stack([h[r].mean(dim=0) for h, r in zip(hidden, real(batch), strict=True)])
+            parts = zip(hidden, text[:, before:], strict=True)
+            x = torch.stack([h[counts].mean(dim=0) for h, counts in parts])
         case _:
             x = torch.cat([hidden[rows, at] for at in batch.targets[1:]], dim=1)
     loss = F.cross_entropy(x @ own["head.weight"].T + own["head.bias"], batch.targets[0])
     read = gradients(case, model, {})
-    return loss, lambda: read() | {name: w.grad for name, w in own.items() if w.grad is not None}
+
+    def found() -> Weights:
+        trained = {} if before else read()
+        return trained | {name: w.grad for name, w in own.items() if w.grad is not None}
+
+    return loss, found
 
 
 def preferences(case: Case, weights: Weights, batch: Batch) -> Any:
@@ -293,6 +304,9 @@ CASES = {
     "mean": Case(Tuning(BERT, HeadSpec("classes", 3)), pooled),
     "first": Case(Tuning(BERT, HeadSpec("classes", 3, "first")), pooled),
     "marks": Case(Tuning(BERT, HeadSpec("classes", 4, "marks", marks=2)), pooled),
+    "mean_prompt": Case(Tuning(BERT, HeadSpec("classes", 3), PROMPTED), pooled),
+    "first_prompt": Case(Tuning(BERT, HeadSpec("classes", 3, "first"), PROMPTED), pooled),
+    "marks_prompt": Case(Tuning(BERT, HeadSpec("classes", 4, "marks", marks=2), PROMPTED), pooled),
     "preferences": Case(Tuning(LLAMA, preferences=True), preferences),
 }
 
@@ -343,8 +357,19 @@ def ours(case: Case, tensor: int) -> Ours:
     weights = {
         shard.place.tensor: shard.parameter.detach().clone() for shard in parameter_shards(model)
     } | {prefix + name: weight for name, weight in folder.weights.items()}
-    step, heldout = objective.read(range(8)), objective.test.batch(range(5))
+    rows = [objective.order.item(k)[1] for k in range(8 // read.together)]
+    step, heldout = taken(read, rows), taken(objective.test, range(5))
     return Ours(loss, total / count, whole_gradient(engine), weights, step, heldout)
+
+
+def taken(made: Examples, rows: Sequence[int]) -> Batch:
+    """Examples by number, apart from the code that reads them in training."""
+    each = [row * made.together + k for row in rows for k in range(made.together)]
+    return Batch(
+        made.tokens[each], made.targets[each] if made.by_position else made.targets[..., each],
+        len(rows), documents=made.documents[each],
+        types=None if made.types is None else made.types[each],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
