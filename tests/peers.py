@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 from megatron_core.config import ModelConfig
 from megatron_core.conversion.family import Family
 from megatron_core.parallel import engine
+from megatron_core.parallel.batch import Batch
 from megatron_core.parallel.engine import Engine
+from megatron_core.trainer.examples import Examples
 
 
 @contextmanager
@@ -93,3 +95,13 @@ def whole_gradient(engine: Engine) -> dict[str, Tensor]:
         name: torch.cat(parts, dim=engine.catalogue[f"{name}/0"].axis or 0)
         for name, parts in found.items()
     }
+
+
+def taken(made: Examples, rows: Sequence[int]) -> Batch:
+    """Examples by number, apart from the code that reads them in training."""
+    each = [row * made.together + k for row in rows for k in range(made.together)]
+    return Batch(
+        made.tokens[each], made.targets[each] if made.by_position else made.targets[..., each],
+        len(rows), documents=made.documents[each],
+        types=None if made.types is None else made.types[each],
+    )  # fmt: skip

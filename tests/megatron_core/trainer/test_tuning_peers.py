@@ -6,7 +6,7 @@ shards, whose arithmetic one rank does alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from megatron_core.trainer.adapted import BACKBONE
 from megatron_core.trainer.assemble import begin
 from megatron_core.trainer.examples import ExampleObjective, Examples
 from tests.models import random_decoder, stored_weights
-from tests.peers import double_by_default, give_weights, their_gradients, whole_gradient
+from tests.peers import double_by_default, give_weights, taken, their_gradients, whole_gradient
 from tests.tunings import PROMPT, Tuning, examples, make, settings
 
 Weights = dict[str, Tensor]
@@ -360,16 +360,6 @@ def ours(case: Case, tensor: int) -> Ours:
     rows = [objective.order.item(k)[1] for k in range(8 // read.together)]
     step, heldout = taken(read, rows), taken(objective.test, range(5))
     return Ours(loss, total / count, whole_gradient(engine), weights, step, heldout)
-
-
-def taken(made: Examples, rows: Sequence[int]) -> Batch:
-    """Examples by number, apart from the code that reads them in training."""
-    each = [row * made.together + k for row in rows for k in range(made.together)]
-    return Batch(
-        made.tokens[each], made.targets[each] if made.by_position else made.targets[..., each],
-        len(rows), documents=made.documents[each],
-        types=None if made.types is None else made.types[each],
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
