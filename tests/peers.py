@@ -14,7 +14,6 @@ from megatron_core.config import ModelConfig
 from megatron_core.conversion.family import Family
 from megatron_core.parallel import engine
 from megatron_core.parallel.batch import Batch
-from megatron_core.parallel.engine import Engine
 from megatron_core.trainer.examples import Examples
 
 
@@ -78,23 +77,6 @@ def their_gradients(theirs: nn.Module, family: Family, config: ModelConfig) -> d
         if parameter is not None and parameter.grad is not None:
             found |= link.split(parameter.grad)
     return found
-
-
-def whole_gradient(engine: Engine) -> dict[str, Tensor]:
-    """Of each tensor, on one rank."""
-    views = {
-        key: view
-        for bucket in engine.buckets
-        if not bucket.tied
-        for key, view in bucket.layout.views(bucket.gradient).items()
-    }
-    found: dict[str, list[Tensor]] = {}
-    for shard in engine.catalogue.values():
-        found.setdefault(shard.tensor, []).append(views[shard.key])
-    return {
-        name: torch.cat(parts, dim=engine.catalogue[f"{name}/0"].axis or 0)
-        for name, parts in found.items()
-    }
 
 
 def taken(made: Examples, rows: Sequence[int]) -> Batch:

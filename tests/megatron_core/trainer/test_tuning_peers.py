@@ -38,8 +38,9 @@ from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer.adapted import BACKBONE
 from megatron_core.trainer.assemble import begin
 from megatron_core.trainer.examples import ExampleObjective, Examples
+from tests.engines import whole_gradient
 from tests.models import random_decoder, stored_weights
-from tests.peers import double_by_default, give_weights, taken, their_gradients, whole_gradient
+from tests.peers import double_by_default, give_weights, taken, their_gradients
 from tests.tunings import PROMPT, Tuning, examples, make, settings
 
 Weights = dict[str, Tensor]
@@ -348,18 +349,17 @@ def ours(case: Case, tensor: int) -> Ours:
     folder, read = start(case.tuning.model), case.examples(23)
     objective = ExampleObjective(read, case.examples(5), seed=1)
     with open_mesh(Layout(), "cpu", 1) as mesh:
-        engine = Engine(
-            lambda share: built(case, share, folder), config, mesh, model=case.tuning.model
-        )
+        model = case.tuning.model
+        engine = Engine(lambda share: built(case, share, folder), config, mesh, model=model)
         loss = engine.gradient(objective.read, 1).mean
-        total, count = engine.heldout(objective.heldout(4, 1))
-    model, prefix = built(case, Share(), folder), BACKBONE if case.tuning.head else ""
+        mean = engine.heldout(objective.heldout(4, 1)).mean
+    whole, prefix = built(case, Share(), folder), BACKBONE if case.tuning.head else ""
     weights = {
-        shard.place.tensor: shard.parameter.detach().clone() for shard in parameter_shards(model)
+        shard.place.tensor: shard.parameter.detach().clone() for shard in parameter_shards(whole)
     } | {prefix + name: weight for name, weight in folder.weights.items()}
     rows = [objective.order.item(k)[1] for k in range(8 // read.together)]
     step, heldout = taken(read, rows), taken(objective.test, range(5))
-    return Ours(loss, total / count, whole_gradient(engine), weights, step, heldout)
+    return Ours(loss, mean, whole_gradient(engine), weights, step, heldout)
 
 
 @dataclass(frozen=True)
