@@ -11,8 +11,9 @@ import typer
 from megatron_core.config.convert import ConvertConfig, Dtype
 from megatron_core.errors import ConfigError
 from megatron_core.files import staged_folder
+from stages.models import language_models
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
-from stages.run import console, stage_run
+from stages.run import ARTIFACTS, console, stage_run
 
 Source = Annotated[
     Path | None,
@@ -60,8 +61,10 @@ def convert(
 ) -> None:
     """Write the trained models for other libraries, each with a certificate.
 
-    `artifacts/convert/pretrain` and `artifacts/convert/continued` load with
-    `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`, offline. With
+    `artifacts/convert/pretrain`, `artifacts/convert/continued` and `artifacts/convert/NAME` of
+    each task that leaves a language model load with `AutoModelForCausalLM.from_pretrained` and
+    `AutoTokenizer.from_pretrained`, offline; encoders with `AutoModelForMaskedLM`. LoRA is merged;
+    a model with a soft prompt is left out, since other libraries know none. With
     `also: [megatron_core, gguf]` there are `pretrain-megatron_core` and `pretrain-gguf` and so on
     too: distributed checkpoints that Megatron-Core loads on any layout, and a `model.gguf` for
     llama.cpp. Each holds a `certificate.json`: the hash of every tensor on both sides, read back
@@ -98,20 +101,22 @@ def _convert_project(params: Path, overrides: list[str] | None, dry_run: bool) -
 
         config = run.recipe.convert
         metrics: dict[str, Any] = {}
-        for name, folder in (
-            ("pretrain", run.input("pretrain")),
-            ("continued", run.input("finetune") / "continued"),
-        ):
-            model = ModelFolder.open(folder)
+        prompted = []
+        for trained in language_models(run.recipe.finetune):
+            if trained.prompted:
+                prompted.append(trained.name)
+                continue
+            model = ModelFolder.open(trained.below(ARTIFACTS))
             for form in ("hugging_face", *config.also):
-                made = name if form == "hugging_face" else f"{name}-{form}"
+                made = trained.folder if form == "hugging_face" else f"{trained.folder}-{form}"
                 certificate = write_model(
                     model, run.input("tokenizer"), run.output / made, form, config
                 )
                 if form == "hugging_face":
-                    metrics[name] = _numbers(certificate)
+                    metrics[trained.folder] = _numbers(certificate)
         run.metrics(metrics)
-        run.summary(_rows(metrics))
+        left_out = {"left out, for their soft prompts": ", ".join(prompted)} if prompted else {}
+        run.summary(_rows(metrics) | left_out)
 
 
 def _convert_folder(

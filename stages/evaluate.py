@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from megatron_core.config import load_recipe
+from megatron_core.errors import ConfigError
+from megatron_core.files import write_json
 from stages.generate import inference_layout
+from stages.models import language_models
 from stages.options import DEFAULT_PARAMS, DryRun, Overrides, Params
-from stages.run import StageRun, stage_run
+from stages.run import ARTIFACTS, RUNS, StageRun, stage_run
 
-_MODELS = {"pretrained": ("pretrain", "pretrain"), "adapted": ("finetune", "continued")}
+if TYPE_CHECKING:
+    from megatron_core.trainer.masked import MaskedScore
 
 
 def evaluate(
@@ -37,13 +42,19 @@ def evaluate(
     are scored as they are, on any layout, and their exports through transformers (`scorers`);
     unigram, bigram and trigram models of the training tokens are scored on the same passages, in
     the same units. Every request is computed alone, so no score depends on a batch or an order.
+    A model with a soft prompt has no export and is scored as it is. Of an encoder, which predicts
+    no next token, it is scored how well it finds what is hidden in the held-out sequences that
+    training validates on.
 
     Writes `scores.json`, with 95 % intervals and the roots of models, tokenizer and tasks, the
     tasks as JSON lines, and `generations.json`: a continuation of each prompt by each model.
     """
     chosen = inference_layout(layout)
     # All are read when the libraries are imported.
-    if not load_recipe(params, overrides or ()).evaluate.hub:
+    recipe = load_recipe(params, overrides or ())
+    if recipe.pretrain.model.kind == "encoder" and chosen.ranks > 1:
+        raise ConfigError(f"--layout {layout}: an encoder is scored on one rank")
+    if not recipe.evaluate.hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's own bars; ours go to terminals alone
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -52,17 +63,20 @@ def evaluate(
         inputs=["convert", "tokenizer", "tokenize", "decontaminate", "pretrain", "finetune"],
         layout=chosen,
     ) as run:  # fmt: skip
+        if recipe.pretrain.model.kind == "encoder":
+            _score_encoders(run)
+            return
         config = run.recipe.evaluate
         from megatron_core.evaluation.models import Evaluation, Inputs, Subject
         from megatron_core.inference import StoredModel
         from megatron_core.parallel.mesh import open_mesh
 
         subjects = {
-            name: Subject(
-                StoredModel.find(run.input(stage) / ("continued" if part == "continued" else "")),
-                run.input("convert") / part,
+            model.name: Subject(
+                StoredModel.find(model.below(ARTIFACTS)),
+                None if model.prompted else run.input("convert") / model.folder,
             )
-            for name, (stage, part) in _MODELS.items()
+            for model in language_models(run.recipe.finetune)
         }
         inputs = Inputs(
             heldout=run.input("decontaminate") / "heldout",
@@ -75,6 +89,76 @@ def evaluate(
             scores = Evaluation(inputs, config, mesh, context=context).run(subjects, run.output)
         if mesh.is_first:
             _report(run, scores)
+
+
+def _score_encoders(run: StageRun) -> None:
+    """What encoders find of the hidden tokens, on one rank, in the place of lm-eval's scores."""
+    import torch
+
+    from megatron_core.exchange import ModelFolder
+    from megatron_core.model import LanguageModel, load_parameters
+    from megatron_core.parallel.layout import Layout
+    from megatron_core.parallel.mesh import open_mesh
+    from megatron_core.trainer.assemble import prediction_objective
+    from megatron_core.trainer.language import MaskedObjective
+    from megatron_core.trainer.masked import masked_scores
+
+    config, found, roots = run.recipe.evaluate, {}, {}
+    with open_mesh(Layout(), config.device, config.threads) as mesh:
+        for trained in language_models(run.recipe.finetune):
+            stored = ModelFolder.open(trained.below(ARTIFACTS))
+            objective = prediction_objective(
+                run.recipe.pretrain, stored.config, run.input("tokenize"), RUNS
+            )
+            if not isinstance(objective, MaskedObjective):
+                raise TypeError(f"{stored.path} is no encoder")
+            model = LanguageModel(stored.config).to(torch.float32)
+            load_parameters(model, stored.weights)
+            scores = masked_scores(model.to(mesh.device), objective)
+            found[trained.name], roots[trained.name] = _masked(scores, config.seed), stored.root()
+    write_json(
+        run.output / "scores.json",
+        {
+            "agreement": {}, "documents": {}, "lm_eval": {}, "masked": found,
+            "multiple_choice": {}, "perplexity": {}, "questions": 0,
+            "roots": {"tokenizer": run.input_roots["tokenizer"], **roots}, "scorers": [],
+            "tasks": {},
+        },
+    )  # fmt: skip
+    run.metrics({"masked": found})
+    rows: dict[str, Any] = {"tasks": "an encoder has no scores here but these; see finetune"}
+    rows["loss of a masked token"] = _line(found, "loss")
+    rows["masked tokens found"] = _line(found, "accuracy")
+    if all("pair_accuracy" in of for of in found.values()):
+        rows["kinds of pairs told"] = _line(found, "pair_accuracy")
+    run.summary(rows)
+
+
+def _masked(scores: Sequence[MaskedScore], seed: int) -> dict[str, float]:
+    """Mean loss in nats and share of the hidden tokens that are found, with intervals over
+    sequences; the share of pairs whose kind is told."""
+    from megatron_core.evaluation.intervals import exact, ratio_bootstrap
+
+    found: dict[str, float] = {}
+    asked = [one for one in scores if one.hidden]
+    hidden = [one.hidden for one in asked]
+    for name, values in (
+        ("loss", [one.loss for one in asked]), ("accuracy", [float(one.right) for one in asked]),
+    ):  # fmt: skip
+        interval = ratio_bootstrap(values, hidden, seed, float)
+        found |= {
+            name: sum(values) / sum(hidden), f"{name}_low": interval.low,
+            f"{name}_high": interval.high,
+        }  # fmt: skip
+    found |= {"tokens": sum(hidden), "sequences": len(asked)}
+    pairs = [one.pair for one in scores if one.pair is not None]
+    if pairs:
+        interval = exact(sum(pairs), len(pairs))
+        found |= {
+            "pair_accuracy": sum(pairs) / len(pairs), "pair_accuracy_low": interval.low,
+            "pair_accuracy_high": interval.high,
+        }  # fmt: skip
+    return found
 
 
 def _report(run: StageRun, scores: dict[str, Any]) -> None:

@@ -107,8 +107,7 @@ def _tune(
     prompt = prompt_of(config.adapter)
     train_examples, test = (one.behind(prompt) for one in examples)
     roots, scores = {}, []
-    for seed in range(config.seed, config.seed + config.repeats):
-        folder = name if config.repeats == 1 else f"{name}-{seed}"
+    for folder, seed in config.trainings(name).items():
         objective = ExampleObjective(train_examples, test, seed=seed)
         training = fine_tuning(
             name, config.model_copy(update={"seed": seed}), config.adapter, start, task.make,

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from megatron_core.config import SamplingConfig
-from megatron_core.errors import ConfigError, ReforgeError
+from megatron_core.config import FinetuneConfig, SamplingConfig
+from megatron_core.errors import ConfigError, IntegrityError, ReforgeError
+from megatron_core.identity import manifest_path, read_manifest
 from megatron_core.parallel.launch import joined_ranks, launch
 from megatron_core.parallel.layout import Layout
+from stages.models import language_models
 from stages.run import ARTIFACTS
 
 if TYPE_CHECKING:
     from megatron_core.inference import Continuation, Generator, StoredModel
     from megatron_core.parallel.mesh import Mesh
-
-_MODELS = (ARTIFACTS / "finetune" / "continued", ARTIFACTS / "pretrain")
-
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT…", help="Texts to continue.")]
 Model = Annotated[
@@ -171,10 +171,34 @@ def _rows(prompts: list[str] | None, source: Path | None, read: Any) -> list[dic
 
 
 def _last_model() -> Path:
-    for path in _MODELS:
-        if path.is_dir():
-            return path
-    raise ReforgeError("this project has no model yet: run `reforge pretrain`, or name a --model")
+    """The folder of the language model that no other of the project was trained from."""
+    last = [ARTIFACTS / "pretrain"]
+    manifest = manifest_path(ARTIFACTS / "finetune")
+    if manifest.is_file():
+        models = list(language_models(_finetuned(manifest)))
+        begun = {model.start for model in models}
+        tasks = [model for model in models if model.task is not None and model.task not in begun]
+        last = [model.below(ARTIFACTS) for model in tasks or models[-1:]]
+    if len(last) > 1:
+        raise ReforgeError(
+            "this project has several last models; name one with --model: "
+            + ", ".join(map(str, last))
+        )
+    if not last[0].is_dir():
+        raise ReforgeError(
+            "this project has no model yet: run `reforge pretrain`, or name a --model"
+        )
+    return last[0]
+
+
+def _finetuned(manifest: Path) -> FinetuneConfig:
+    """The section as it was when the models were trained."""
+    try:
+        return FinetuneConfig.model_validate(read_manifest(manifest).recipe)
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{manifest} is of another version: run `reforge finetune` again, or name a --model"
+        ) from error
 
 
 def _tokenizer_of(stored: StoredModel) -> Path:

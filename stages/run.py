@@ -209,6 +209,8 @@ def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
         for path, training in training_runs(recipe).items()
         if path.partition(".")[0] == name
     }
+    if not runs:  # nothing is fine-tuned
+        return Layout()
     threads = max(training.threads for training in runs.values())
     if any(training.device == "cuda" for training in runs.values()):
         import torch

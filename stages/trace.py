@@ -88,7 +88,10 @@ def _config(run: str, manifests: Mapping[str, Manifest]) -> PredictionConfig:
 
     if run == "pretrain":
         return PretrainConfig.model_validate(manifests["pretrain"].recipe)
-    return ContinuedConfig.model_validate(manifests["finetune"].recipe["continued"])
+    continued = manifests["finetune"].recipe["continued"]
+    if continued is None:
+        raise ConfigError(f"--run {run}: the recipe has no continued pretraining")
+    return ContinuedConfig.model_validate(continued)
 
 
 def _trace(

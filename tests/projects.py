@@ -26,10 +26,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pretrain": {
         **_TRAINING,
         "model": {
-            "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocabulary": 300
+            "kind": "decoder", "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48,
+            "vocabulary": 300,
         },
     },
-    "finetune": {"continued": _TRAINING, "classification": _TRAINING},
+    "finetune": {
+        "continued": _TRAINING,
+        "tasks": {
+            "chapters": {**_TRAINING, "kind": "classification", "seed": 3, "repeats": 1},
+            "ner": {**_TRAINING, "kind": "entities", "seed": 3, "repeats": 2},
+        },
+    },
 }  # fmt: skip
 
 
@@ -85,18 +92,51 @@ def scores() -> dict[str, Any]:
     }
 
 
-def results() -> dict[str, Any]:
-    """Classifier scores in which the baseline wins clearly."""
+def masked() -> dict[str, Any]:
+    """Scores of encoders, of which the adapted one finds more."""
 
     def of(value: float) -> dict[str, float]:
-        return {
-            "macro_f1": value, "macro_f1_low": value - 0.02, "macro_f1_high": value + 0.02,
-            "accuracy": value,
-        }  # fmt: skip
+        found = {"tokens": 300, "sequences": 40}
+        for name, score in (("accuracy", value), ("loss", 3.0), ("pair_accuracy", 0.5)):
+            found |= {name: score, f"{name}_low": score - 0.1, f"{name}_high": score + 0.1}
+        return found
 
     return {
-        "model": of(0.5), "tfidf_logistic_regression": of(0.6), "majority": of(0.1),
-        "examples": {"train": 90, "test": 10}, "classes": 7,
+        "documents": {}, "questions": 0, "perplexity": {}, "multiple_choice": {}, "tasks": {},
+        "masked": {"pretrained": of(0.3), "adapted": of(0.4)},
+    }  # fmt: skip
+
+
+def classified() -> dict[str, Any]:
+    """Scores of a task in which the baseline wins clearly."""
+
+    def of(value: float) -> dict[str, Any]:
+        interval = {"low": value - 0.02, "high": value + 0.02}
+        return {"macro_f1": {"value": value, **interval}, "accuracy": {"value": value}}
+
+    return {
+        "kind": "classification", "metric": "macro_f1",
+        "details": {"train": 90, "test": 10, "classes": 7, "cut": 0},
+        "scores": {
+            "model": of(0.5), "tfidf_logistic_regression": of(0.6), "majority": of(0.1)
+        },
+        "seeds": {"3": of(0.5)},
+    }  # fmt: skip
+
+
+def found_entities() -> dict[str, Any]:
+    """Scores of a task that was trained twice, in which the model wins."""
+
+    def of(value: float, **more: float) -> dict[str, Any]:
+        return {"micro_f1": {"value": value, **more}}
+
+    return {
+        "kind": "entities", "metric": "micro_f1", "details": {"train": 1234, "test": 20},
+        "scores": {
+            "model": of(0.8125, low=0.8, high=0.825, spread=0.011),
+            "dictionary": of(0.6, low=0.58, high=0.62),
+        },
+        "seeds": {"4": of(0.82), "3": of(0.805)},
     }  # fmt: skip
 
 
@@ -128,8 +168,11 @@ def artifacts() -> dict[str, dict[str, Any]]:
         "pretrain": {"steps.jsonl": steps(20, 6.0)},
         "finetune": {
             "continued/steps.jsonl": steps(8, 5.0),
-            "classification/steps.jsonl": steps(8, 2.0),
-            "classification/results.json": results(),
+            "chapters/steps.jsonl": steps(8, 2.0),
+            "ner-3/steps.jsonl": steps(8, 1.0),
+            "ner-4/steps.jsonl": steps(8, 1.1),
+            "results/chapters.json": classified(),
+            "results/ner.json": found_entities(),
         },
         "convert": {},
         "evaluate": {

@@ -215,11 +215,11 @@ def _steps(run: _Run) -> str:
 
 
 def runs_within(artifact: Path) -> list[Path]:
-    """The runs of an artifact: itself, or folders in it in the order they were trained."""
+    """The runs of an artifact: itself, or folders in it, what all others may begin with first."""
     if is_run(artifact):
         return [artifact]
     found = [folder for folder in artifact.iterdir() if folder.is_dir() and is_run(folder)]
-    return sorted(found, key=lambda folder: folder.name != "continued")
+    return sorted(found, key=lambda folder: (folder.name != "continued", folder.name))
 
 
 def start_of_replay(run: Path, step: int | None) -> Path | None:

@@ -49,7 +49,7 @@ class Recipe(Section):
         default_factory=PretrainConfig, description="Training on the tokenized sources"
     )
     finetune: FinetuneConfig = Field(
-        default_factory=FinetuneConfig, description="Domain adaptation and classifier"
+        default_factory=FinetuneConfig, description="Domain adaptation and tasks"
     )
     convert: ConvertConfig = Field(
         default_factory=ConvertConfig, description="Export to Hugging Face"
@@ -111,6 +111,13 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def _evaluate_problems(recipe: Recipe) -> Iterator[Problem]:
     config, path = recipe.evaluate, "evaluate.batch_tokens"
+    if recipe.pretrain.model.kind == "encoder":
+        for field in ("tasks", "question_source"):
+            if found := getattr(config, field):
+                yield Problem(
+                    f"evaluate.{field}", "is of decoders alone: an encoder predicts no next token",
+                    found,
+                )  # fmt: skip
     if config.batch_tokens is None:
         return
     context = config.context or recipe.pretrain.sequence_length

@@ -29,10 +29,13 @@ from megatron_core.progress import progress_bar
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to score: its checkpoint, and the Hugging Face folder made of it."""
+    """A model to score: its checkpoint, and the Hugging Face folder made of it.
+
+    ``export`` is None for a model with a soft prompt, which is only scored as it is.
+    """
 
     stored: StoredModel
-    export: Path
+    export: Path | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class Evaluation:
         """All that can be known to be wrong before anything is computed; the model's root."""
         subject.stored.grid(self.mesh.layout.tensor, self.config.shards)
         open_tokenizer(self.inputs.tokenizer, subject.stored)
+        if subject.export is None:
+            return subject.stored.root()
         ours, theirs = (f / "tokenizer.json" for f in (self.inputs.tokenizer, subject.export))
         if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
             raise ReforgeError(
@@ -155,9 +160,10 @@ class Evaluation:
             service = self._serve(subject, _ticker(bar, f"scoring {name}", self.mesh.layout.data))
             encoder = open_tokenizer(self.inputs.tokenizer, subject.stored)
             first, _ = special_tokens(self.inputs.tokenizer, encoder)
-            for scorer in config.scorers:
-                if scorer == "native":
-                    model: Any = NativeModel(service, encoder, first=first, context=self.context)
+            for scorer in config.scorers if subject.export is not None else ["native"]:
+                if scorer == "native" or subject.export is None:
+                    context = min(self.context, subject.stored.room)
+                    model: Any = NativeModel(service, encoder, first=first, context=context)
                 else:
                     tick = _ticker(bar, f"scoring {name} through transformers", 1)
                     with quiet():

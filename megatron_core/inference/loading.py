@@ -38,6 +38,12 @@ class StoredModel(ModelFolder):
             )
         return found
 
+    @property
+    def room(self) -> int:
+        """Most tokens of a sequence, beside those of the soft prompt."""
+        soft = self.soft_prompt
+        return self.config.positions - (0 if soft is None else soft.tokens)
+
     def load(self, mesh: Mesh, *, shards: int | None = None, precision: str = "fp32") -> Decoder:
         """The decoder, or the tensor shards of it that this rank has.
 

@@ -9,10 +9,11 @@ from typing import Any
 from megatron_core.reporting.charts import Bar, share
 from megatron_core.reporting.project import Project
 from megatron_core.reporting.sentences import (
-    classification_sentence,
+    masked_sentence,
     multiple_choice_sentence,
     perplexity_sentence,
 )
+from megatron_core.reporting.tasks import TaskScores, read_tasks
 from megatron_core.reporting.wording import in_order, kind, name, percent
 
 
@@ -41,13 +42,12 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
-class Classification:
-    """Macro-F1 of the classifier and its baselines; the columns are those of ``results.json``."""
+class Masked:
+    """How well encoders find hidden tokens; the numbers are those of ``scores.json``."""
 
     sentence: str
-    classes: int
-    train: int
-    test: int
+    tokens: int
+    sequences: int
     rows: list[dict[str, Any]]
     bars: list[Bar]
 
@@ -83,10 +83,14 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The sections on scores and on samples."""
+    """The sections on scores and on samples.
 
-    perplexity: Perplexity
-    classification: Classification | None
+    Decoders have a ``perplexity``, encoders are ``masked``.
+    """
+
+    perplexity: Perplexity | None
+    masked: Masked | None
+    tasks: list[TaskScores]
     multiple_choice: MultipleChoice | None
     named: list[NamedMetric]
     continuations: list[Continuation]
@@ -95,15 +99,11 @@ class Evaluation:
 def read_evaluation(project: Project) -> Evaluation:
     """Read the sections from the stages evaluate and finetune."""
     scores = project.read("evaluate", "scores.json")
-    results = "classification/results.json"
     has_samples = project.has("evaluate", "generations.json")
     return Evaluation(
-        perplexity=_perplexity(scores),
-        classification=(
-            _classification(project.read("finetune", results))
-            if project.has("finetune", results)
-            else None
-        ),
+        perplexity=_perplexity(scores) if scores["perplexity"] else None,
+        masked=_masked(scores.get("masked", {})),
+        tasks=read_tasks(project),
         multiple_choice=_multiple_choice(scores),
         named=list(_named(scores.get("tasks", {}))),
         continuations=(
@@ -143,30 +143,23 @@ def _perplexity(scores: Mapping[str, Any]) -> Perplexity:
     )  # fmt: skip
 
 
-def _classification(results: Mapping[str, Any]) -> Classification:
-    models = in_order(
-        [
-            key
-            for key, value in results.items()
-            if isinstance(value, Mapping) and "macro_f1" in value
-        ]
-    )
-    best = max(results[model]["macro_f1"] for model in models)
-    return Classification(
-        sentence=classification_sentence(results),
-        classes=results["classes"],
-        train=results["examples"]["train"],
-        test=results["examples"]["test"],
-        rows=[
-            {**results[model], "model": name(model), "kind": kind(model),
-             "best": results[model]["macro_f1"] == best}
-            for model in models
-        ],
+def _masked(found: Mapping[str, Any]) -> Masked | None:
+    if not found:
+        return None
+    models = in_order(list(found))
+    best = max(of["accuracy"] for of in found.values())
+    first = found[models[0]]
+    return Masked(
+        sentence=masked_sentence(found),
+        tokens=first["tokens"],
+        sequences=first["sequences"],
+        rows=[{**found[model], "model": name(model)} for model in models],
         bars=[
-            Bar(name(model), f"{of['macro_f1']:.3f}", share(of["macro_f1"], 1), kind(model),
-                of["macro_f1"] == best, share(of["macro_f1_low"], 1), share(of["macro_f1_high"], 1))
+            Bar(name(model), percent(of["accuracy"]), share(of["accuracy"], 1), "model",
+                of["accuracy"] == best, share(of["accuracy_low"], 1),
+                share(of["accuracy_high"], 1))
             for model in models
-            for of in [results[model]]
+            for of in [found[model]]
         ],
     )  # fmt: skip
 

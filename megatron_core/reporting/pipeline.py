@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from megatron_core.config import STAGES
 from megatron_core.reporting.data import Data
+from megatron_core.reporting.evaluation import Evaluation
 from megatron_core.reporting.results import Results
 from megatron_core.reporting.training import Run
 from megatron_core.reporting.wording import amount, count, listing, name, plural, scientific
@@ -65,32 +66,46 @@ def _lost(reasons: Mapping[str, int]) -> str:
 
 
 def _model_stages(results: Results) -> dict[str, tuple[str, str, str]]:
-    training, evaluation = results.training, results.evaluation
+    training = results.training
     runs = {run.key: run for run in training.runs}
-    perplexity = evaluation.perplexity
-    best = next(score for score in perplexity.scores[name("all")] if score.best)
     verdict = results.proof.verdict
-    asked = evaluation.multiple_choice
-    questions = f"; {plural(asked.questions, 'question')}" if asked else ""
-    finetune = ("", "adapted", _losses(runs["continued"]))
-    if evaluation.classification:
-        score = next(row for row in evaluation.classification.rows if row["kind"] == "model")
-        finetune = (f"{score['macro_f1']:.3f}", "macro-F1", _losses(runs["continued"]))
     return {
         "pretrain": (
             amount(training.parameters), "parameters", _losses(runs["pretrain"])
         ),
-        "finetune": finetune,
+        "finetune": _finetuned(results, runs.get("continued")),
         "convert": (count(len(results.converted)), "Hugging Face folders", _converted(results)),
-        "evaluate": (
-            f"{best.bits_per_byte:.3f}", "bits per byte", f"{best.model} is best{questions}"
-        ),
+        "evaluate": _evaluated(results.evaluation),
         "audit": (
             count(len(results.proof.roots)), "artifacts hashed",
             "all agree" if verdict.good else "not all agree",
         ),
         "report": ("1", "page", "this one"),
     }  # fmt: skip
+
+
+def _finetuned(results: Results, continued: Run | None) -> tuple[str, str, str]:
+    """What the first task reaches, and how far continued pretraining went."""
+    tasks = results.evaluation.tasks
+    trained = plural(len(tasks), "task")
+    note = trained if continued is None else _losses(continued)
+    if tasks and tasks[0].value is not None:
+        return f"{tasks[0].value:.3f}", f"{tasks[0].metric}, {name(tasks[0].key)}", note
+    return "", "adapted" if continued or tasks else "nothing fine-tuned", note
+
+
+def _evaluated(evaluation: Evaluation) -> tuple[str, str, str]:
+    asked = evaluation.multiple_choice
+    questions = f"; {plural(asked.questions, 'question')}" if asked else ""
+    if evaluation.perplexity is not None:
+        best = next(score for score in evaluation.perplexity.scores[name("all")] if score.best)
+        return (
+            f"{best.bits_per_byte:.3f}", "bits per byte", f"{best.model} is best{questions}"
+        )  # fmt: skip
+    if evaluation.masked is None:
+        return "", "no scores", ""
+    most = next(bar for bar in evaluation.masked.bars if bar.best)
+    return most.shown, "of hidden tokens found", f"{most.label} is best"
 
 
 def _losses(run: Run) -> str:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from megatron_core.reporting.wording import BASELINES, in_order, kind, listing, name, percent
+from megatron_core.reporting.wording import (
+    SMALLER_IS_BETTER,
+    in_order,
+    kind,
+    listing,
+    metric_name,
+    name,
+    percent,
+)
 
 
 def perplexity_sentence(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -49,26 +56,63 @@ def _the(model: str) -> str:
     return f"the {name(model)} model"
 
 
-def classification_sentence(results: Mapping[str, Any]) -> str:
-    """Whether the classifier or its strongest baseline wins, and whether it is a clear win."""
-    model = results["model"]
-    rival = max((m for m in results if m in BASELINES), key=lambda m: results[m]["macro_f1"])
-    other = results[rival]
-    sentence = (
-        f"The fine-tuned model reaches a macro-F1 of {_with_interval(model)}; "
-        f"{name(rival)} reaches {_with_interval(other)}."
-    )
-    if model["macro_f1_low"] > other["macro_f1_high"]:
-        return f"{sentence} The model wins."
-    if other["macro_f1_low"] > model["macro_f1_high"]:
-        return f"{sentence} The baseline wins."
-    leader = "model" if model["macro_f1"] > other["macro_f1"] else "baseline"
+def task_sentence(
+    metric: str, scores: Mapping[str, Mapping[str, Mapping[str, float]]], *, trainings: int = 1
+) -> str:
+    """Whether the model or its strongest rival wins, and whether it is a clear win."""
+    if metric not in scores["model"]:
+        return (
+            f"The fine-tuned model has no {metric_name(metric)}: there is nothing to compute it of."
+        )
+    model, sign = scores["model"][metric], -1 if metric in SMALLER_IS_BETTER else 1
+    over = f", on average over {trainings} trainings," if trainings > 1 else ""
+    sentence = f"The fine-tuned model{over} reaches {_article(metric)} of {_with_interval(model)}"
+    rivals = [who for who in scores if who != "model" and metric in scores[who]]
+    if not rivals:
+        return f"{sentence}."
+    rival = max(in_order(rivals), key=lambda who: sign * scores[who][metric]["value"])
+    other, who = scores[rival][metric], "model before" if rival == "start" else "baseline"
+    named = f"the {name(rival)}" if rival == "start" else name(rival)
+    sentence += f"; {named} reaches {_with_interval(other)}."
+    if model["value"] == other["value"]:
+        return f"{sentence} They are level."
+    ahead = sign * (model["value"] - other["value"]) > 0
+    leader = ("fine-tuned model" if rival == "start" else "model") if ahead else who
+    if not ("low" in model and "low" in other):
+        return f"{sentence} The {leader} is ahead; no intervals say how clearly."
+    first, second = (model, other) if ahead else (other, model)
+    ends = ("low", "high") if sign > 0 else ("high", "low")
+    if sign * (first[ends[0]] - second[ends[1]]) > 0:
+        return f"{sentence} The {leader} wins."
     return f"{sentence} The {leader} is ahead, but the intervals overlap: no clear winner."
 
 
+def _article(metric: str) -> str:
+    shown = metric_name(metric)
+    return f"{'an' if shown[0] in 'aeioF' else 'a'} {shown}"
+
+
 def _with_interval(of: Mapping[str, float]) -> str:
-    low, high = of["macro_f1_low"], of["macro_f1_high"]
-    return f"{of['macro_f1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    if "low" not in of:
+        return f"{of['value']:.3f}"
+    return f"{of['value']:.3f} (95 % interval {of['low']:.3f} to {of['high']:.3f})"
+
+
+def masked_sentence(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Which encoder finds most of the hidden tokens, and what adapting did."""
+    best = max(in_order(list(found)), key=lambda model: found[model]["accuracy"])
+    of = found[best]
+    sentence = (
+        f"{_capital(_the(best))} finds {percent(of['accuracy'])} of the hidden tokens "
+        f"(95 % interval {percent(of['accuracy_low'])} to {percent(of['accuracy_high'])})"
+    )
+    others = [model for model in in_order(list(found)) if model != best]
+    sentence += "".join(f"; {_the(m)} {percent(found[m]['accuracy'])}" for m in others)
+    return f"{sentence}."
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def multiple_choice_sentence(found: Mapping[str, Mapping[str, float]], chance: float) -> str:
@@ -81,8 +125,7 @@ def multiple_choice_sentence(found: Mapping[str, Mapping[str, float]], chance: f
     leading = listing(leaders)
     answer = "answers" if len(leaders) == 1 else "answer"
     sentence = (
-        f"{leading[0].upper()}{leading[1:]} {answer} best with {percent(best)}; guessing gets "
-        f"{percent(chance)}."
+        f"{_capital(leading)} {answer} best with {percent(best)}; guessing gets {percent(chance)}."
     )
     if not above:
         return f"{sentence} No model is clearly better than guessing."

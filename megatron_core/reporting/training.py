@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_core.errors import IntegrityError
 from megatron_core.reporting.charts import LineChart, Point, line_chart
 from megatron_core.reporting.project import Project
+from megatron_core.reporting.wording import name
 
+# Of the losses of tasks.
+_UNITS = {
+    "classification": "nats per example",
+    "similarity": "squared error per example",
+    "entities": "nats per word",
+    "relations": "nats per example",
+    "answers": "nats per window",
+    "instructions": "nats per token of a response",
+    "preferences": "nats per pair",
+}
 _FINAL = 10  # steps whose mean is called the final training loss
 
 
@@ -19,8 +30,9 @@ class Run:
     """One training run.
 
     Attributes:
-        per: What a loss in nats is per: a token or a description.
-        seen: Tokens (or descriptions) the run saw, repeats counted.
+        unit: Of the loss: nats per token, or what the task has.
+        counted: What is counted by ``seen``: tokens or sequences.
+        seen: How many the run saw, repeats counted.
         loss: Mean training loss of the last steps, in nats.
         heldout_first, heldout_last: First and last held-out loss, in nats, with their steps.
         charts: Loss, learning rate, norm of the gradient.
@@ -28,7 +40,8 @@ class Run:
 
     key: str
     title: str
-    per: str
+    unit: str
+    counted: str
     steps: int
     seen: int
     loss: float
@@ -38,13 +51,15 @@ class Run:
 
     @property
     def perplexity(self) -> float | None:
-        """Held-out perplexity at the end."""
-        return math.exp(self.heldout_last[1]) if self.heldout_last else None
+        """Held-out perplexity at the end; None where the loss is not one of next tokens."""
+        if self.heldout_last is None or self.unit != "nats per token":
+            return None
+        return math.exp(self.heldout_last[1])
 
 
 @dataclass(frozen=True)
 class Training:
-    """The section on training; ``model`` is the decoder's configuration."""
+    """The section on training; ``model`` is the configuration that is pretrained."""
 
     parameters: int
     model: dict[str, Any]
@@ -54,26 +69,32 @@ class Training:
 def read_training(project: Project) -> Training:
     """Read the section from the stages pretrain and finetune."""
     pretrain = project.manifests["pretrain"].recipe
-    finetune = project.manifests["finetune"].recipe
+    encoder = pretrain["model"]["kind"] == "encoder"
+    unit = "nats per hidden token" if encoder else "nats per token"
     log = project.lines("pretrain", "steps.jsonl")
-    runs = [
-        _run("pretrain", "Pretraining", "token", pretrain, log),
-        *(
-            _run(key, title, per, finetune[key], project.lines("finetune", f"{key}/steps.jsonl"))
-            for key, title, per in (
-                ("continued", "Continued pretraining", "token"),
-                ("classification", "Classifier", "description"),
-            )
-            if finetune[key] is not None
-        ),
-    ]  # fmt: skip
+    runs = [_run("pretrain", "Pretraining", unit, pretrain, log), *_finetuned(project, unit)]
     return Training(
         parameters=project.numbers("pretrain")["parameters"], model=pretrain["model"], runs=runs
     )
 
 
+def _finetuned(project: Project, unit: str) -> Iterator[Run]:
+    recipe = project.manifests["finetune"].recipe
+    sections = [] if recipe["continued"] is None else [("continued", recipe["continued"])]
+    for key, section in sections:
+        log = project.lines("finetune", f"{key}/steps.jsonl")
+        yield _run(key, "Continued pretraining", unit, section, log)
+    for task, section in recipe["tasks"].items():
+        first, repeats = section["seed"], section["repeats"]
+        for seed in range(first, first + repeats):
+            key = task if repeats == 1 else f"{task}-{seed}"
+            title = name(task) if repeats == 1 else f"{name(task)}, seed {seed}"
+            log = project.lines("finetune", f"{key}/steps.jsonl")
+            yield _run(key, f"Task {title}", _UNITS[section["kind"]], section, log)
+
+
 def _run(
-    key: str, title: str, per: str, recipe: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+    key: str, title: str, unit: str, recipe: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> Run:
     if not records:
         raise IntegrityError(
@@ -81,25 +102,27 @@ def _run(
             f"`reforge {'pretrain' if key == 'pretrain' else 'finetune'}` again"
         )
     curve = {
-        name: [(float(r["step"]), float(r[name])) for r in records if name in r]
-        for name in ("loss", "heldout_loss", "learning_rate", "gradient_norm")
+        field: [(float(r["step"]), float(r[field])) for r in records if field in r]
+        for field in ("loss", "heldout_loss", "learning_rate", "gradient_norm")
     }
     heldout = curve["heldout_loss"]
     last = [loss for _, loss in curve["loss"][-_FINAL:]]
-    examples = len(records) * recipe["batch"]["sequences"]
+    sequences = len(records) * recipe["batch"]["sequences"]
+    reads = "kind" not in recipe  # it is trained on text, not for a task
     return Run(
         key=key,
         title=title,
-        per=per,
+        unit=unit,
+        counted="tokens" if reads else "sequences",
         steps=len(records),
-        seen=examples * recipe["sequence_length"] if per == "token" else examples,
+        seen=sequences * recipe["sequence_length"] if reads else sequences,
         loss=sum(last) / len(last),
         heldout_first=heldout[0] if heldout else None,
         heldout_last=heldout[-1] if heldout else None,
         charts=[
             line_chart(
                 "Loss",
-                f"nats per {per}",
+                unit,
                 [("training", "line", curve["loss"]), ("held out", "dots", heldout)],
             ),
             line_chart(

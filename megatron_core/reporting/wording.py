@@ -9,10 +9,27 @@ from dataclasses import dataclass
 _GAP = "\u00a0"  # a number stays on one line with its unit
 _NAMES = {
     "all": "all text",
+    "dictionary": "dictionary of the training examples",
     "majority": "majority class",
+    "mean": "mean of the training examples",
     "model": "fine-tuned model",
+    "start": "model before",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
+    "tfidf_ridge": "TF-IDF + ridge regression",
 }
+_METRICS = {
+    "f1": "F1",
+    "macro_f1": "macro-F1",
+    "mean_squared_error": "mean squared error",
+    "micro_f1": "micro-F1",
+    "nats_per_token": "loss in nats per token",
+    "pearson": "Pearson correlation",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "spearman": "Spearman correlation",
+}
+SMALLER_IS_BETTER = frozenset({"mean_squared_error", "nats_per_token"})
 
 
 def name(key: str) -> str:
@@ -20,7 +37,12 @@ def name(key: str) -> str:
     return _NAMES.get(key, key.replace("_", " "))
 
 
-BASELINES = frozenset({"unigram", "bigram", "trigram", "tfidf_logistic_regression", "majority"})
+def metric_name(key: str) -> str:
+    """The name people know a metric by."""
+    return _METRICS.get(key, key.replace("_", " "))
+
+
+BASELINES = frozenset({"unigram", "bigram", "trigram"})
 
 
 def kind(model: str) -> str:
@@ -28,10 +50,13 @@ def kind(model: str) -> str:
     return "baseline" if model in BASELINES else "model"
 
 
-def in_order(models: Sequence[str]) -> list[str]:
-    """Baselines first, the simplest first; then the models."""
+def in_order(models: Sequence[str], model: str | None = None) -> list[str]:
+    """Baselines first, the simplest first; then the models, ``model`` last."""
     known = ("majority", "unigram", "bigram", "trigram", "tfidf_logistic_regression", "pretrained")
-    return sorted(models, key=lambda m: (kind(m) == "model", [*known, m].index(m), m))
+    return sorted(
+        models,
+        key=lambda m: (m == model, m == "start", kind(m) == "model", [*known, m].index(m), m),
+    )
 
 
 def count(number: int) -> str:

@@ -20,6 +20,12 @@ from megatron_core.config.model import ModelConfig
 from megatron_core.config.problem import Problem, source_problems
 from megatron_core.config.training import TrainingConfig
 
+# Folders beside those of tasks, and what models of tasks are scored beside.
+_TAKEN = (
+    "continued", "pretrain", "results", "pretrained", "adapted", "chance", "unigram", "bigram",
+    "trigram",
+)  # fmt: skip
+
 
 def finetune_problems(
     config: FinetuneConfig, ingest: IngestConfig, model: ModelConfig
@@ -29,7 +35,7 @@ def finetune_problems(
     if config.continued is not None and config.continued.adapter is not None:
         yield from _adapter_problems("finetune.continued.adapter", config.continued.adapter, model)
     for name, task in config.tasks.items():
-        if name in ("continued", "pretrain", "results"):
+        if name in _TAKEN:
             yield Problem(f"{path}.{name}", "must have another name: this one is taken")
         yield from _task_problems(f"{path}.{name}", task, model)
         yield from _start_problems(f"{path}.{name}.start", name, task, config)

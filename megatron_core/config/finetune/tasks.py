@@ -38,6 +38,11 @@ class TaskSettings(TrainingConfig):
         1, ge=1, description="Trainings with seeds seed, seed + 1, …: scores are over all of them"
     )
 
+    def trainings(self, name: str) -> dict[str, int]:
+        """The seed of each training of the task ``name``, by its folder."""
+        seeds = range(self.seed, self.seed + self.repeats)
+        return {name if self.repeats == 1 else f"{name}-{seed}": seed for seed in seeds}
+
 
 class ClassificationTask(TaskSettings):
     """The class of a text, or of a pair of texts as in inference between sentences."""

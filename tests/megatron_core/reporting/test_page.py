@@ -8,6 +8,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,18 +134,27 @@ def test_curves_hold_every_step(project: Project) -> None:
 def test_best_scores_are_marked(project: Project) -> None:
     html = _html(project)
     best = re.findall(r"<td class=best>([\d.]+)</td>", html)
-    assert best == ["1.500", "9.0", "1.300", "9.0", "1.600", "9.0", "0.600"]
+    tasks = ["0.600", "0.600", "0.812"]  # both metrics of one, the metric of the other
+    assert best == ["1.500", "9.0", "1.300", "9.0", "1.600", "9.0", *tasks]
 
 
 def test_parts_without_input_are_left_out(project: Project) -> None:
     for path in (
-        "evaluate/generations.json", "finetune/classification/results.json",
+        "evaluate/generations.json", "finetune/results/chapters.json",
+        "finetune/results/ner.json",
         "dedup/duplicates.jsonl", "decontaminate/removed.jsonl",
     ):  # fmt: skip
         (project.artifacts / path).unlink()
     write_json(project.artifacts / "curate/drops.json", {})
     page = Page(_html(project))
-    for gone in ("Samples", "Classifying", "Near-duplicates,", "Dropped", "Overlapped"):
+    for gone in (
+        "Samples",
+        "classes of texts",
+        "entities in texts",
+        "Near-duplicates,",
+        "Dropped",
+        "Overlapped",
+    ):
         assert gone not in page.text
 
 
@@ -211,18 +221,79 @@ def test_what_is_missing_is_named(
         read_results(project, "A tiny model")
 
 
-def test_a_recipe_without_classifier_and_questions(
+def test_each_task_has_its_scores(project: Project) -> None:
+    chapters, ner = read_results(project, "A tiny model").evaluation.tasks
+    assert (chapters.title, chapters.value) == ("chapters: classes of texts", 0.5)
+    assert chapters.details == ["90 examples to learn from", "10 to score", "7 classes"]
+    assert [row[0] for row in chapters.rows] == [
+        "majority class", "TF-IDF + logistic regression", "fine-tuned model"
+    ]  # fmt: skip
+    assert chapters.columns == ["macro-F1", "accuracy"]
+    assert chapters.seeds == []
+    assert ner.seeds == [("3", [0.805]), ("4", [0.82])]
+    assert ner.spreads == [0.011]
+    page = Page(_html(project))
+    for said in (
+        "on average over 2 trainings, reaches a micro-F1 of 0.812", "1,234 examples to learn from",
+        "of the fine-tuned model over its 2 trainings", "seed 3", "standard deviation over seeds",
+        "0.800 – 0.825", "0.011", "Task chapters", "Task ner, seed 3", "Task ner, seed 4",
+        "nats per word", "sequences seen",
+    ):  # fmt: skip
+        assert said in page.text, said
+    assert page.text.count("held-out perplexity") == 2  # of the two that read text
+
+
+def without(monkeypatch: pytest.MonkeyPatch, folder: Path, **recipe: Any) -> Project:
+    """A project whose finetune has only what ``recipe`` says."""
+    made = projects.artifacts()
+    kept = made["finetune"]["continued/steps.jsonl"] if recipe["continued"] else None
+    made["finetune"] = {"continued/steps.jsonl": kept} if kept else {}
+    made["evaluate"]["scores.json"] |= {"multiple_choice": {}, "questions": 0}
+    monkeypatch.setitem(projects.RECIPES, "finetune", recipe)
+    monkeypatch.setattr(projects, "artifacts", lambda: made)
+    projects.write_project(folder)
+    return Project(folder / "artifacts", folder / "metrics")
+
+
+def test_a_recipe_without_tasks_and_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = {**projects.RECIPES["finetune"], "classification": None}
-    monkeypatch.setitem(projects.RECIPES, "finetune", recipe)
+    continued = projects.RECIPES["finetune"]["continued"]
+    project = without(monkeypatch, tmp_path, continued=continued, tasks={})
+    page = Page(_html(project))
+    assert "Continued pretraining" in page.text
+    for absent in ("chapters", "Choosing the term", "question"):
+        assert absent not in page.text
+
+
+def test_a_recipe_that_only_pretrains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = without(monkeypatch, tmp_path, continued=None, tasks={})
+    results = read_results(project, "A tiny model")
+    assert [run.key for run in results.training.runs] == ["pretrain"]
+    nodes = {node.stage: node for node in pipeline_nodes(results)}
+    assert (nodes["finetune"].number, nodes["finetune"].what) == ("", "nothing fine-tuned")
+    assert "Task " not in Page(_html(project)).text
+
+
+def test_an_encoder_has_found_hidden_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = projects.artifacts()
-    made["finetune"] = {"continued/steps.jsonl": projects.steps(8, 5.0)}
-    made["evaluate"]["scores.json"] |= {"multiple_choice": {}, "questions": 0}
+    made["evaluate"] = {"scores.json": projects.masked()}
+    pretrain = projects.RECIPES["pretrain"]
+    encoder = {**pretrain, "model": {**pretrain["model"], "kind": "encoder"}}
+    monkeypatch.setitem(projects.RECIPES, "pretrain", encoder)
     monkeypatch.setattr(projects, "artifacts", lambda: made)
     projects.write_project(tmp_path)
     project = Project(tmp_path / "artifacts", tmp_path / "metrics")
-    page = Page(render(read_results(project, "Ours"), read_circumstances(project)))
-    assert "Continued pretraining" in page.text
-    for absent in ("Classif", "Choosing the term", "question"):
-        assert absent not in page.text
+    page = Page(_html(project))
+    for said in (
+        "An encoder: 2 layers", "finds 40.0\u00a0% of the hidden tokens", "nats per hidden token",
+        "300 hidden tokens of 40 held-out sequences", "3.000", "kinds of pairs told",
+    ):  # fmt: skip
+        assert " ".join(said.split()) in page.text, said
+    assert "bits per byte" not in page.text
+    assert "held-out perplexity" not in page.text
+    nodes = {node.stage: node for node in pipeline_nodes(read_results(project, "x"))}
+    assert nodes["evaluate"].number == "40.0\u00a0%"
+    assert nodes["evaluate"].note == "adapted is best"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megatron_core.reporting.sentences import (
-    classification_sentence,
+    masked_sentence,
     multiple_choice_sentence,
     perplexity_sentence,
+    task_sentence,
 )
 from tests import projects
 
@@ -19,8 +22,12 @@ def _bits(**models: float) -> dict[str, dict[str, float]]:
     return {model: {"bits_per_byte": value} for model, value in models.items()}
 
 
-def _f1(value: float, margin: float) -> dict[str, float]:
-    return {"macro_f1": value, "macro_f1_low": value - margin, "macro_f1_high": value + margin}
+def _scored(metric: str, margin: float | None, **values: float) -> dict[str, Any]:
+    def of(value: float) -> dict[str, float]:
+        interval = {} if margin is None else {"low": value - margin, "high": value + margin}
+        return {"value": value, **interval}
+
+    return {who: {metric: of(value)} for who, value in values.items()}
 
 
 def test_a_baseline_that_wins_is_named() -> None:
@@ -46,28 +53,70 @@ def test_a_model_that_wins_but_not_everywhere() -> None:
     assert "none on notes" in sentence
 
 
-def test_the_classifier_wins_only_past_the_intervals() -> None:
-    majority = _f1(0.1, 0.01)
-
-    def sentence(model: float, baseline: float, margin: float) -> str:
-        return classification_sentence(
-            {
-                "model": _f1(model, margin),
-                "tfidf_logistic_regression": _f1(baseline, margin),
-                "majority": majority,
-                "classes": 3,
-            }
+def test_a_task_is_won_only_past_the_intervals() -> None:
+    def sentence(model: float, baseline: float, margin: float | None = 0.02) -> str:
+        scores = _scored(
+            "macro_f1", margin, model=model, tfidf_logistic_regression=baseline, majority=0.1
         )
+        return task_sentence("macro_f1", scores)
 
-    assert sentence(0.7, 0.6, 0.02).endswith("The model wins.")
-    assert sentence(0.6, 0.7, 0.02).endswith("The baseline wins.")
-    assert "The model is ahead, but the intervals overlap" in sentence(0.61, 0.60, 0.02)
-    assert sentence(0.60, 0.61, 0.02).endswith(
+    assert sentence(0.7, 0.6).endswith("The model wins.")
+    assert sentence(0.6, 0.7).endswith("The baseline wins.")
+    assert "The model is ahead, but the intervals overlap" in sentence(0.61, 0.60)
+    assert sentence(0.60, 0.61).endswith(
         "The baseline is ahead, but the intervals overlap: no clear winner."
     )
-    assert "TF-IDF + logistic regression reaches 0.600 (95 % interval 0.580 to 0.620)" in sentence(
-        0.7, 0.6, 0.02
+    assert sentence(0.6, 0.6).endswith("They are level.")
+    assert sentence(0.7, 0.6, None) == (
+        "The fine-tuned model reaches a macro-F1 of 0.700; TF-IDF + logistic regression reaches "
+        "0.600. The model is ahead; no intervals say how clearly."
     )
+    assert "TF-IDF + logistic regression reaches 0.600 (95 % interval 0.580 to 0.620)" in sentence(
+        0.7, 0.6
+    )
+
+
+def test_of_some_metrics_less_is_better() -> None:
+    def sentence(model: float) -> str:
+        scores = _scored("mean_squared_error", 0.1, model=model, mean=1.0, tfidf_ridge=2.0)
+        return task_sentence("mean_squared_error", scores)
+
+    assert "mean of the training examples reaches 1.000" in sentence(0.5)
+    assert sentence(0.5).endswith("The model wins.")
+    assert sentence(1.5).endswith("The baseline wins.")
+    assert sentence(0.9).endswith("The model is ahead, but the intervals overlap: no clear winner.")
+
+
+def test_the_model_before_is_no_baseline() -> None:
+    scores = _scored("accuracy", 0.1, model=0.9, start=0.5)
+    assert task_sentence("accuracy", scores, trainings=3) == (
+        "The fine-tuned model, on average over 3 trainings, reaches an accuracy of 0.900 (95 % "
+        "interval 0.800 to 1.000); the model before reaches 0.500 (95 % interval 0.400 to 0.600). "
+        "The fine-tuned model wins."
+    )
+    scores = _scored("accuracy", 0.1, model=0.5, start=0.9)
+    assert task_sentence("accuracy", scores).endswith("The model before wins.")
+    assert task_sentence("accuracy", _scored("accuracy", None, model=0.5)) == (
+        "The fine-tuned model reaches an accuracy of 0.500."
+    )
+
+
+def test_a_score_that_could_not_be_computed_is_said_to_be_missing() -> None:
+    scores = {"model": {}, **_scored("pearson", 0.1, tfidf_ridge=0.5)}
+    assert "has no Pearson correlation" in task_sentence("pearson", scores)
+
+
+def test_the_encoder_that_finds_most() -> None:
+    def of(value: float) -> dict[str, float]:
+        return {
+            "accuracy": value, "accuracy_low": value - 0.1, "accuracy_high": value + 0.1
+        }  # fmt: skip
+
+    assert plain(masked_sentence({"pretrained": of(0.3), "adapted": of(0.4)})) == (
+        "The adapted model finds 40.0 % of the hidden tokens (95 % interval 30.0 % to 50.0 %); "
+        "the pretrained model 30.0 %."
+    )
+    assert ";" not in masked_sentence({"pretrained": of(0.3)})
 
 
 def test_better_than_guessing_means_past_the_interval() -> None:
