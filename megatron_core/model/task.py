@@ -137,8 +137,9 @@ class TaskModel(nn.Module):
         if kind == "classes":
             return cross_entropy_sum(outputs, targets[0])
         if kind == "value":
-            error = wide(outputs[:, 0]) - targets[0].to(torch.float32)
-            return error.square().where(~targets[0].isnan(), 0.0).sum()
+            known = ~targets[0].isnan()  # what is not must be no NaN, or its gradient were one
+            error = wide(outputs[:, 0]) - targets[0].nan_to_num().to(torch.float32)
+            return error.square().where(known, 0.0).sum()
         outside = ~self._text(outputs, place)[..., None]
         outside[: self.spec.prompt] = True
         first, last = wide(outputs).masked_fill(outside, -torch.inf).unbind(dim=-1)

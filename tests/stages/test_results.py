@@ -8,21 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
+from megatron_core.checkpoint import save_weights
+from megatron_core.config import SoftPromptConfig
 from megatron_core.data.documents import write_shard
 from megatron_core.data.indexed import IndexedWriter
 from megatron_core.data.tokenizer import Tokenizer
 from megatron_core.errors import ConfigError, ReforgeError
 from megatron_core.identity import manifest_path, read_manifest
+from megatron_core.model import add_adapter
 from stages.convert import convert
 from stages.evaluate import evaluate
+from stages.finetune import finetune
+from stages.generate import generate
 from stages.run import stage_run
+from stages.trace import _config
 from tests.models import (
     documents,
     random_decoder,
     small_config,
     small_tokenizer,
+    stored_weights,
     write_checkpoint,
 )
 
@@ -87,6 +95,104 @@ def test_from_checkpoints_to_scores(project: Path) -> None:
     root = read_manifest(manifest_path(project / "artifacts/evaluate")).root
     evaluate()
     assert read_manifest(manifest_path(project / "artifacts/evaluate")).root == root
+
+
+TASKS = """
+finetune:
+  continued: null
+  tasks:
+    chat: {kind: instructions, start: pretrain, examples: {train: none.jsonl}, repeats: 2}
+    preferred: {kind: preferences, examples: {train: none.jsonl}, adapter: {kind: lora}}
+    short: {kind: instructions, examples: {train: none.jsonl},
+      adapter: {kind: soft_prompt, tokens: 5}}
+"""
+
+
+def write_prompted(folder: Path) -> str:
+    """The whole model that training a soft prompt leaves; returns its root."""
+    config, adapter = small_config(), SoftPromptConfig(tokens=5)
+    model = random_decoder(config, 5)
+    add_adapter(model, adapter)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.soft_prompt.weight, std=3.0)  # type: ignore[union-attr]
+    weights = stored_weights(model)
+    description = {
+        "kind": "decoder", "config": config.model_dump(), "adapter": adapter.model_dump()
+    }  # fmt: skip
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    path = folder / "whole/checkpoints/step-00000000"
+    return save_weights(path, weights, shapes, run="test", model=description).root
+
+
+def test_every_language_model_that_tasks_leave(project: Path) -> None:
+    """Of each seed; merged; and with a soft prompt, of which nothing is exported."""
+    (project / "params.yaml").write_text(RECIPE + TASKS)
+    with stage_run(
+        "finetune", params=project / "params.yaml", overrides=None, dry_run=False
+    ) as stage:
+        for seed, folder in enumerate(("chat-1", "chat-2", "preferred/whole"), 3):
+            decoder = random_decoder(small_config(), seed)
+            write_checkpoint(stage.output / folder / "checkpoints", decoder)
+        root = write_prompted(stage.output / "short")
+    convert()
+    exported = {"pretrain", "chat-1", "chat-2", "preferred"}
+    assert set(json.loads((project / "metrics/convert.json").read_text())) == exported
+    assert {path.name for path in (project / "artifacts/convert").iterdir()} == exported
+    evaluate()
+    scores = json.loads((project / "artifacts/evaluate/scores.json").read_text())
+    models = {"pretrained", "chat-1", "chat-2", "preferred"}
+    assert set(scores["agreement"]) == models
+    for found in scores["perplexity"].values():
+        assert set(found) == {"unigram", "bigram", "trigram", *models, "short"}
+    assert scores["roots"]["short"] == root
+    bits = [scores["perplexity"]["all"][name]["bits_per_byte"] for name in (*models, "short")]
+    assert len(set(bits)) == 5
+    with pytest.raises(ReforgeError, match=r"several last models; name one with --model: .*chat-1"):
+        generate(["A heart"])
+
+
+def test_a_recipe_may_only_pretrain(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "params.yaml").write_text(RECIPE + "finetune: {continued: null}")
+    finetune(layout="data=1")
+    assert not any((project / "artifacts/finetune").iterdir())
+    convert()
+    assert {path.name for path in (project / "artifacts/convert").iterdir()} == {"pretrain"}
+    evaluate()
+    scores = json.loads((project / "artifacts/evaluate/scores.json").read_text())
+    assert set(scores["perplexity"]["all"]) == MODELS - {"adapted"}
+    capsys.readouterr()
+    generate(["A heart"], tokens=3, temperature=0)
+    last = capsys.readouterr().out
+    generate(["A heart"], tokens=3, temperature=0, model=project / "artifacts/pretrain")
+    assert capsys.readouterr().out == last
+    with pytest.raises(ConfigError, match="has no continued pretraining"):
+        _config(
+            "finetune.continued",
+            {"finetune": read_manifest(manifest_path(project / "artifacts/finetune"))},
+        )
+
+
+def test_the_last_model_is_that_of_the_last_task(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`a` begins with `z`, so it comes after it whatever the names."""
+    (project / "params.yaml").write_text(
+        RECIPE + "finetune: {tasks: {z: {kind: instructions, examples: {train: x}}, "
+        "a: {kind: preferences, start: z, examples: {train: x}}}}"
+    )
+    with stage_run(
+        "finetune", params=project / "params.yaml", overrides=None, dry_run=False
+    ) as stage:
+        for seed, folder in enumerate(("continued", "z", "a"), 3):
+            decoder = random_decoder(small_config(), seed)
+            write_checkpoint(stage.output / folder / "checkpoints", decoder)
+    said = {}
+    for name in ("continued", "z", "a", None):
+        model = name and project / "artifacts/finetune" / name
+        generate(["A heart"], tokens=8, temperature=0, model=model)
+        said[name] = capsys.readouterr().out
+    assert said[None] == said["a"]
+    assert len(set(said.values())) == 3
 
 
 def test_a_recipe_may_ask_no_questions(project: Path) -> None:

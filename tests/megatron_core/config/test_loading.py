@@ -19,7 +19,10 @@ ingest:
     codes: {kind: icd10cm}
     terms: {kind: hpo}
     notes: {kind: jsonl, path: notes.jsonl}
-finetune: {classification: {source: codes}}
+finetune:
+  tasks:
+    chapters: {kind: classification, examples: {kind: chapters, source: codes}}
+    ner: {kind: entities, examples: {train: notes}}
 evaluate: {question_source: terms}
 """
 
@@ -93,8 +96,24 @@ def test_all_problems_are_said_at_once_with_their_paths(params: Path) -> None:
             "pretrain.grid.zzz: unknown key; allowed here: data, tensor, context",
         ),
         (
-            "finetune.classification.suorce=codes",
-            "finetune.classification.suorce: unknown key; did you mean `source`?",
+            "finetune.tasks.chapters.examples.suorce=codes",
+            "finetune.tasks.chapters.examples.suorce: unknown key; did you mean `source`?",
+        ),
+        (
+            "finetune.tasks.ner.examples.trian=notes",
+            "finetune.tasks.ner.examples.trian: unknown key; did you mean `train`?",
+        ),
+        (
+            "finetune.tasks.ner.stpes=3",
+            "finetune.tasks.ner.stpes: unknown key; did you mean `steps`?",
+        ),
+        (
+            "finetune.tasks.ner.adapter={kind: lora, rnak: 3}",
+            "finetune.tasks.ner.adapter.rnak: unknown key; did you mean `rank`?",
+        ),
+        (
+            "finetune.continued.adapter={rnak: 3}",
+            "finetune.continued.adapter.rnak: unknown key; did you mean `rank`?",
         ),
     ],
 )
@@ -118,6 +137,33 @@ def test_unknown_keys_get_a_suggestion(params: Path, override: str, message: str
     ],
 )
 def test_sources_are_checked_by_their_kind(params: Path, override: str, message: str) -> None:
+    (line,) = problems(params, override)
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.tasks.ner.kind=ner", "finetune.tasks.ner.kind = 'ner': must be one of"),
+        ("finetune.tasks.ner={steps: 3}", "finetune.tasks.ner.kind: is required and missing"),
+        (
+            "finetune.tasks.ner={kind: entities}",
+            "finetune.tasks.ner.examples: is required and missing",
+        ),
+        (
+            "finetune.tasks.chapters.examples={source: codes}",
+            "finetune.tasks.chapters.examples.kind: is required and missing",
+        ),
+        (
+            "finetune.tasks.ner.adapter={kind: prefix}",
+            "finetune.tasks.ner.adapter.kind = 'prefix': must be one of 'lora', 'soft_prompt'",
+        ),
+        ("finetune.tasks.ner.examples.heldout=1.5", "finetune.tasks.ner.examples.heldout = 1.5: "),
+        ("finetune.tasks.NER={kind: entities, examples: {train: x}}", "finetune.tasks.NER"),
+        ("finetune.classification={source: codes}", "finetune.classification: unknown key; "),
+    ],
+)
+def test_tasks_are_checked_by_their_kind(params: Path, override: str, message: str) -> None:
     (line,) = problems(params, override)
     assert line.startswith(message)
 

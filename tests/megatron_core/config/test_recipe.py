@@ -37,7 +37,18 @@ def raw_recipe() -> dict[str, Any]:
         "pretrain": {**raw_training(), "model": model, "sources": {"notes": 1.0}},
         "finetune": {
             "continued": {**raw_training(), "sources": {"codes": 1.0, "notes": 0.1}},
-            "classification": {**raw_training(), "source": "codes"},
+            "tasks": {
+                "chapters": {
+                    **raw_training(),
+                    "kind": "classification",
+                    "examples": {"kind": "chapters", "source": "codes"},
+                },
+                "chat": {
+                    **raw_training(),
+                    "kind": "instructions",
+                    "examples": {"train": "chat.jsonl"},
+                },
+            },
         },
         "evaluate": {"context": 64, "question_source": "terms"},
     }
@@ -74,7 +85,8 @@ TRAINING = [
     ),
     ("grid.context", 64, "grid.context", "must divide sequence_length = 32"),
 ]  # fmt: skip
-RUNS = ("pretrain", "finetune.continued", "finetune.classification")
+CHAPTERS, CHAT = "finetune.tasks.chapters", "finetune.tasks.chat"
+RUNS = ("pretrain", "finetune.continued", CHAPTERS, CHAT)
 
 
 @pytest.mark.parametrize(
@@ -92,18 +104,18 @@ RUNS = ("pretrain", "finetune.continued", "finetune.classification")
             "must be above 0",
         ),
         (
-            "finetune.classification.source", "terms", "finetune.classification.source",
+            f"{CHAPTERS}.examples.source", "terms", f"{CHAPTERS}.examples.source",
             "must name a source of kind icd10cm",
         ),
         (
-            "finetune.classification.source", "code", "finetune.classification.source",
+            f"{CHAPTERS}.examples.source", "code", f"{CHAPTERS}.examples.source",
             "is not one of ingest.sources: codes, terms, notes",
         ),
         ("evaluate.question_source", "codes", "evaluate.question_source", "of kind hpo"),
         ("evaluate.question_source", "x", "evaluate.question_source", "is not one of"),
         (
-            "finetune.classification.grid.context", 2, "finetune.classification.grid.context",
-            "must be 1: a classifier sees its short texts whole",
+            f"{CHAPTERS}.grid.context", 2, f"{CHAPTERS}.grid.context",
+            "must be 1: a task of kind classification sees its texts whole",
         ),
         (
             "pretrain.model.experts", {"count": 4, "chosen": 5}, "pretrain.model.experts.chosen",
