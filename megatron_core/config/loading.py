@@ -169,7 +169,7 @@ def _allowed_keys(keys: Sequence[str], raw: Any) -> list[str]:
 
 def _resolve(node: dict[str, Any], data: Any, schema: dict[str, Any]) -> dict[str, Any]:
     """Follow references, past a null that is also allowed, and a union's tag as in ``data``."""
-    node = next((kind for kind in node.get("anyOf", []) if "$ref" in kind), node)
+    node = next((kind for kind in node.get("anyOf", []) if {"$ref", "oneOf"} & kind.keys()), node)
     if "discriminator" in node and isinstance(data, Mapping):
         reference = node["discriminator"]["mapping"].get(data.get("kind"))
         node = {"$ref": reference} if reference else {}

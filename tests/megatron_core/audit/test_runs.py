@@ -231,7 +231,7 @@ def test_causes_are_taken_from_models_identities_and_recipes(tmp_path: Path) -> 
 def test_the_run_within_a_stage_that_differs_first(tmp_path: Path) -> None:
     for name, changes in {"a": (0, 0), "b": (0, 1), "c": (1, 1)}.items():
         artifact = tmp_path / name / "artifacts" / "finetune"
-        for part, change in zip(("continued", "classification"), changes, strict=True):
+        for part, change in zip(("continued", "chapters"), changes, strict=True):
             write_run(artifact / part, {4 if part == "continued" else 8: change})
         write_manifest(artifact)
     for other, step in {"b": 8, "c": 4}.items():

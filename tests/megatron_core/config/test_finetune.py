@@ -79,8 +79,9 @@ def test_texts_that_are_seen_whole_are_not_cut(name: str) -> None:
      "trigram"],
 )  # fmt: skip
 def test_names_that_are_taken(name: str) -> None:
-    found = problems(recipe(**{name: TASKS["ner"]}))
-    assert found == [(f"tasks.{name}", "must have another name: this one is taken")]
+    finetune = {"continued": None, "tasks": {name: {**TRAINING, **TASKS["ner"]}}}
+    made = Recipe.model_validate(recipe().model_dump() | {"finetune": finetune})
+    assert problems(made) == [(f"tasks.{name}", "must have another name: this one is taken")]
 
 
 def lora(**changes: Any) -> dict[str, Any]:

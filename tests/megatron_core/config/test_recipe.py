@@ -64,6 +64,23 @@ def changed(raw: dict[str, Any], path: str, value: Any) -> Recipe:
     return Recipe.model_validate(raw)
 
 
+def encoder(raw: dict[str, Any]) -> Recipe:
+    """The same of an encoder, without what only decoders do."""
+    raw["finetune"]["tasks"].pop("chat")
+    raw["evaluate"]["question_source"] = None
+    return changed(raw, "pretrain.model.kind", "encoder")
+
+
+def test_what_lm_eval_asks_is_asked_of_decoders() -> None:
+    raw = raw_recipe()
+    encoder(raw)
+    for field, value in (("question_source", "terms"), ("tasks", ["arc"])):
+        raw["evaluate"] = {field: value}
+        (found,) = cross_section_problems(Recipe.model_validate(raw))
+        assert found.path == f"evaluate.{field}"
+        assert "is of decoders alone" in found.message
+
+
 def test_the_recipe_they_start_from_has_none() -> None:
     assert list(cross_section_problems(Recipe.model_validate(raw_recipe()))) == []
 
@@ -153,7 +170,7 @@ def test_masking_is_checked_where_it_is_used(
     raw = raw_recipe()
     recipe = changed(raw, f"{section}.masking", masking)
     assert list(cross_section_problems(recipe)) == []  # a decoder has no use for it
-    (found,) = cross_section_problems(changed(raw, "pretrain.model.kind", "encoder"))
+    (found,) = cross_section_problems(encoder(raw))
     assert found.path == f"{section}.masking.{where}"
     assert message in found.message
 
@@ -331,7 +348,7 @@ def test_megatrons_order_is_of_documents_end_to_end(
 
 def test_frames_of_documents_that_see_themselves_need_room() -> None:
     raw = raw_recipe()
-    raw["pretrain"]["model"]["kind"] = "encoder"
+    encoder(raw)
     raw["pretrain"] |= {"reset_at_documents": True, "masking": {"framed": True}}
     (found,) = cross_section_problems(Recipe.model_validate(raw))
     assert found.path == "pretrain.packing"

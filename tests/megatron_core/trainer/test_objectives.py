@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from megatron_core.trainer.classification import Examples, predict
 
 from kernels.cross_entropy import IGNORED
 from megatron_core.config import (
     BatchSizes,
+    Grid,
     MaskingConfig,
     ModelConfig,
     PredictionConfig,
@@ -20,10 +20,14 @@ from megatron_core.config import (
 )
 from megatron_core.data.datasets.spans import NO_DOCUMENT, DocumentSpan
 from megatron_core.errors import CorpusError, IntegrityError
-from megatron_core.model import Classifier, initialize
+from megatron_core.model import HeadSpec, Share, TaskModel, initialize
 from megatron_core.parallel.batch import Batch
-from megatron_core.trainer import ClassificationObjective, LanguageObjective
+from megatron_core.parallel.engine import Engine
+from megatron_core.parallel.layout import Layout
+from megatron_core.parallel.mesh import open_mesh
+from megatron_core.trainer import LanguageObjective
 from megatron_core.trainer.assemble import prediction_objective
+from megatron_core.trainer.examples import ExampleObjective, Examples, tell
 from megatron_core.trainer.language import MaskedObjective
 from megatron_core.trainer.objective import padded_places
 from tests.models import small_config
@@ -205,7 +209,7 @@ def test_a_training_refuses_tokens_that_were_changed(tmp_path: Path) -> None:
 
 
 def heldout(
-    objective: LanguageObjective | ClassificationObjective, microbatch: int, multiple: int
+    objective: LanguageObjective | ExampleObjective, microbatch: int, multiple: int
 ) -> list[Batch]:
     made = [make() for make in objective.heldout(microbatch, multiple)]
     assert len(made) % multiple == 0
@@ -244,49 +248,118 @@ def test_places_are_filled_up(count: int, microbatch: int, multiple: int) -> Non
     assert set(flat[count:]) <= {-1}
 
 
-TEXTS = [[1, 2], [9, 9, 9, 9, 9, 9], [], [4, 5, 6]]
-CLASSES = [0, 1, 2, 1]
+def examples(count: int = 4, **changes: Any) -> Examples:
+    """Texts of 1, 2, 3, … tokens of a length of 4, each of its number; classes 0, 1, 2."""
+    rows, places = torch.arange(count)[:, None], torch.arange(4)
+    real = places <= rows % 4
+    fields = {
+        "tokens": torch.where(real, rows + 1, 0),
+        "documents": torch.where(real, 0, NO_DOCUMENT),
+        "targets": torch.stack([torch.arange(count) % 3, torch.arange(count) % 4]),
+    }
+    return Examples(**fields | changes)
 
 
-def examples(times: int = 1) -> Examples:
-    return Examples.of(TEXTS * times, CLASSES * times, length=4)
-
-
-def test_examples_are_padded_and_cut() -> None:
+def test_a_batch_has_the_examples_and_the_padding() -> None:
     made = examples()
-    assert made.tokens.tolist() == [[1, 2, 0, 0], [9, 9, 9, 9], [0, 0, 0, 0], [4, 5, 6, 0]]
-    assert made.lengths.tolist() == [2, 4, 1, 3]  # an empty text counts its padding once
-    assert made.classes.tolist() == CLASSES
-    assert len(made) == 4
+    batch = made.batch([2, 0])
+    assert batch.tokens.tolist() == [[3, 3, 3, 0], [1, 0, 0, 0]]
+    assert batch.documents is not None
+    assert batch.documents.tolist() == [[0, 0, 0, -1], [0, -1, -1, -1]]
+    assert batch.targets.tolist() == [[2, 0], [2, 0]]
+    assert (batch.count, batch.by_position, batch.types) == (2, False, None)
+    assert made.batch([3]).documents is None  # nothing is padded, so nothing is masked
 
 
-def test_classification_passes_over_the_examples() -> None:
-    objective, made = ClassificationObjective(examples(), examples(), seed=3), examples()
-    batch = objective.read(range(8))  # two passes
-    assert (batch.count, batch.by_position) == (8, False)
-    for first in (0, 4):
-        rows = [objective.order.item(k)[1] for k in range(first, first + 4)]
-        assert sorted(rows) == [0, 1, 2, 3]
-        assert torch.equal(batch.tokens[first : first + 4], made.tokens[rows])
-        targets = torch.stack([made.classes[rows], made.lengths[rows]])
-        assert torch.equal(batch.targets[:, first : first + 4], targets)
+def test_nothing_is_told_of_what_fills_up() -> None:
+    assert examples().batch([1, -1]).targets.tolist() == [[1, IGNORED], [1, IGNORED]]
+    assert examples().batch([1, -1]).count == 1
+    values = examples(targets=torch.tensor([[0.0, 0.5, 1.0, 1.5]], dtype=torch.float64))
+    batch = values.batch([1, -1])
+    assert batch.targets[0, 0] == 0.5
+    assert batch.targets[0, 1].isnan()
+    assert batch.count == 1
+    tags = examples()
+    tags = examples(
+        targets=tags.tokens.where(tags.documents >= 0, IGNORED), by_position=True,
+        types=tags.documents.clamp(min=0),
+    )  # fmt: skip
+    batch = tags.batch([3, -1])
+    assert batch.targets.tolist() == [[4, 4, 4, 4], [IGNORED] * 4]
+    assert (batch.count, batch.by_position) == (4, True)
+    assert batch.types is not None and batch.types.shape == (2, 4)
 
 
-def test_classification_heldout_takes_every_example_once() -> None:
-    objective = ClassificationObjective(examples(), examples(3), seed=3)
-    made = heldout(objective, 5, 2)
-    classes, lengths = torch.cat([batch.targets for batch in made], dim=1)
-    assert classes[:12].tolist() == CLASSES * 3
-    assert lengths[:12].tolist() == examples(3).lengths.tolist()
-    assert set(classes[12:].tolist()) == {IGNORED}
-    assert sum(batch.count for batch in made) == 12
+def test_what_belongs_together_stays_together() -> None:
+    made = examples(6, together=2)
+    assert len(made) == 3
+    batch = made.batch([2, -1])
+    assert batch.tokens[:2].tolist() == [[5, 0, 0, 0], [6, 6, 0, 0]]
+    assert batch.targets[0].tolist() == [1, 2, IGNORED, IGNORED]
+    assert batch.count == 1  # examples, not sequences
 
 
-def test_predictions_are_the_largest_logits() -> None:
-    config = small_config(initial_std=0.3)
-    model = Classifier(config, classes=3)
-    initialize(model, config, seed=1)
-    many = examples(20)  # more than are computed at once
+def test_vectors_of_a_prompt_stand_before_each_text() -> None:
+    made = examples()
+    assert made.behind(0) is made
+    behind = made.behind(2)
+    assert behind.tokens.tolist() == [[0, 0, *row] for row in made.tokens.tolist()]
+    assert behind.documents.tolist() == [[0, 0, *row] for row in made.documents.tolist()]
+    assert torch.equal(behind.targets, made.targets)  # marks are counted from the text
+    tags = examples(targets=made.tokens, by_position=True, types=made.tokens.clamp(max=1))
+    behind = tags.behind(2)
+    assert behind.targets.tolist() == [[IGNORED, IGNORED, *row] for row in tags.targets.tolist()]
+    assert behind.types is not None and behind.types[:, :2].sum() == 0
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_examples_are_passed_over(together: int) -> None:
+    made = examples(6, together=together)
+    objective = ExampleObjective(made, made, seed=3)
+    batch = objective.read(range(12))  # two passes
+    for first in (0, 6):
+        rows = [objective.order.item(k // together)[1] for k in range(first, first + 6, together)]
+        assert sorted(rows) == list(range(6 // together))
+        each = [row * together + k for row in rows for k in range(together)]
+        assert torch.equal(batch.tokens[first : first + 6], made.tokens[each])
+        assert torch.equal(batch.targets[:, first : first + 6], made.targets[:, each])
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_heldout_takes_every_example_once(together: int) -> None:
+    test = examples(12, together=together)
+    objective = ExampleObjective(examples(), test, seed=3)
+    made = heldout(objective, 4, 2)
+    targets = torch.cat([batch.targets for batch in made], dim=1)
+    assert torch.equal(targets[:, :12], test.targets)
+    assert set(targets[0, 12:].tolist()) <= {IGNORED}
+    assert sum(batch.count for batch in made) == 12 // together
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_what_a_model_tells_is_in_the_order_of_the_examples(together: int) -> None:
+    """More examples than are computed at once, and not a multiple of that."""
+    config, many = small_config(initial_std=0.3), examples(22, together=together)
+    head = HeadSpec("classes", 3)
+
+    def build(share: Share) -> TaskModel:
+        model = TaskModel(config, head, share)
+        initialize(model, config, seed=1)
+        return model
+
+    settings = PredictionConfig(
+        steps=1,
+        sequence_length=8,
+        schedule=RateSchedule(warmup_steps=0),
+        batch=BatchSizes(sequences=8, microbatch=4),
+        grid=Grid(data=2),
+    )
+    with open_mesh(Layout(), "cpu", 1) as mesh:
+        told = tell(Engine(build, settings, mesh, model=config), many)
+    assert len(told) == 22 // together
+    model = build(Share())
     with torch.no_grad():
-        logits = model(many.tokens, many.lengths)
-    assert predict(model, many) == logits.argmax(dim=1).tolist()
+        for row in range(22):
+            text = many.tokens[row : row + 1, : row % 4 + 1]
+            found = told[row // together][row % together]
+            torch.testing.assert_close(found, model(text)[0], rtol=1e-4, atol=1e-5)

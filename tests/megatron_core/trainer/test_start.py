@@ -144,12 +144,12 @@ def test_the_tokenizer_must_be_the_model_s(decoder: LanguageModel, tmp_path: Pat
         open_start(tmp_path / "small", small, tokenizer)
 
 
-def test_a_classifier_is_no_language_model(tmp_path: Path) -> None:
+def test_a_model_of_a_task_is_no_language_model(tmp_path: Path) -> None:
     from megatron_core.checkpoint import save_checkpoint
 
     save_checkpoint(
         tmp_path / "step-00000001", {"weights/head": torch.ones(2)}, step=1, run="r",
-        model={"kind": "classifier"}, layout={},
+        model={"kind": "task"}, layout={},
     )  # fmt: skip
-    with pytest.raises(ReforgeError, match="holds a model of kind classifier"):
+    with pytest.raises(ReforgeError, match="holds a model of kind task"):
         ModelFolder.open(tmp_path)
