@@ -55,8 +55,9 @@ def plan(
 ) -> None:
     """Print what a layout takes before renting it: parameters, memory, traffic, time.
 
-    Plans the recipe's pretraining, or a published model by name. The memory figures are held to
-    measured ones by the tests. The time is that of a well-tuned run: with nothing fitted, the
+    Plans the recipe's pretraining, or a published model by name; not `finetune`, whose adapters
+    take less, since frozen weights have neither gradients nor moments. The memory figures are held
+    to measured ones by the tests. The time is that of a well-tuned run: with nothing fitted, the
     published runs of Megatron-LM on 32 to 3,072 GPUs took 5 to 15 % longer than planned, those of
     MT-NLG 34 to 40 % (`benchmarks/results/plan.md`).
     """
