@@ -51,6 +51,6 @@ class PreferenceModel(LanguageModel):
         """
         (likely,) = self.outputs(chunks, targets, places)
         reference = targets[0][0]
-        margin = likely - reference.to(torch.float32)
+        margin = likely - reference.nan_to_num().to(torch.float32)
         loss = -F.logsigmoid(self.beta * (margin[::2] - margin[1::2]))
         return [loss.where(~reference[::2].isnan(), 0.0).sum()]
