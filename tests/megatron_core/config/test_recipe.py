@@ -178,7 +178,8 @@ def test_masking_is_checked_where_it_is_used(
 def pair_recipe() -> dict[str, Any]:
     """A recipe of pairs without problems."""
     raw = raw_recipe()
-    raw["pretrain"]["model"] |= {"kind": "encoder", "token_types": 2, "pooler": True}
+    encoder(raw)
+    raw["pretrain"]["model"] |= {"token_types": 2, "pooler": True}
     for run in (raw["pretrain"], raw["finetune"]["continued"]):
         run["masking"] = {"framed": True, "pairs": "sentence_order"}
     return raw
