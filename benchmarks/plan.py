@@ -151,7 +151,7 @@ def memories() -> None:
     for name, changes in MEASURED:
         config = PretrainConfig.model_validate({**BASE, **changes})
         state, step = step_bytes(config, Layout())
-        (m,) = memory(Job.of(config, Layout()))
+        (m,) = memory(Job.of(config, config.model, Layout()))
         plan_state = m.weights + m.optimizer
         rows.append(
             [

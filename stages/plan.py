@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from megatron_core.config import load_recipe
+from megatron_core.config import TrainingConfig, load_recipe
 from megatron_core.config.presets import read_model
 from megatron_core.errors import ConfigError
 from megatron_core.parallel.layout import Layout
@@ -55,11 +55,12 @@ def plan(
 ) -> None:
     """Print what a layout takes before renting it: parameters, memory, traffic, time.
 
-    Plans the recipe's pretraining, or a published model by name; not `finetune`, whose adapters
-    take less, since frozen weights have neither gradients nor moments. The memory figures are held
-    to measured ones by the tests. The time is that of a well-tuned run: with nothing fitted, the
-    published runs of Megatron-LM on 32 to 3,072 GPUs took 5 to 15 % longer than planned, those of
-    MT-NLG 34 to 40 % (`benchmarks/results/plan.md`).
+    Plans the recipe's pretraining, its continued pretraining where the former takes no step, or a
+    published model by name; not the tasks of `finetune`, nor that frozen weights have neither
+    gradients nor moments. The memory figures are held to measured ones by the tests. The time is
+    that of a well-tuned run: with nothing fitted, the published runs of Megatron-LM on 32 to 3,072
+    GPUs took 5 to 15 % longer than planned, those of MT-NLG 34 to 40 %
+    (`benchmarks/results/plan.md`).
     """
     from megatron_core.planning.flops import Recompute
     from megatron_core.planning.hardware import Precision
@@ -100,7 +101,16 @@ def _print(job: Job, hardware: str, as_json: bool) -> None:
 def _recipe_job(params: Path, overrides: list[str] | None, layout: Layout) -> Job:
     from megatron_core.planning.job import Job
 
-    return Job.of(load_recipe(params, overrides or ()).pretrain, layout)
+    recipe = load_recipe(params, overrides or ())
+    run: TrainingConfig = recipe.pretrain
+    if not recipe.pretrain.steps:
+        if recipe.finetune.continued is None:
+            raise ConfigError(
+                f"{params}: there is nothing to plan, since pretrain.steps is 0 and "
+                "finetune.continued is null"
+            )
+        run = recipe.finetune.continued
+    return Job.of(run, recipe.pretrain.model, layout)
 
 
 def _model_job(model: str, layout: Layout) -> Job:

@@ -16,7 +16,8 @@ def pretrain(
 
     `start` names the folder of a model to begin with: a checkpoint, a run, or what another
     library wrote, as `reforge convert --from` reads it. It must be the recipe's `model` and have
-    the pipeline's tokenizer (`tokenizer: {kind: existing, path: DIR}`).
+    the pipeline's tokenizer (`tokenizer: {kind: existing, path: DIR}`). With `steps: 0` it is
+    taken as it is, for the stages that follow.
 
     The run lives in `runs/pretrain-<identity>/`, where the identity is a hash of the recipe and
     of the inputs' roots. Killed anywhere, the same command continues from its last checkpoint
@@ -36,9 +37,12 @@ def pretrain(
     ) as run:
         from megatron_core.parallel.mesh import open_mesh
         from megatron_core.trainer.assemble import pretraining
-        from stages.training import tokenizer_of_tokens, train
+        from stages.training import take_over, tokenizer_of_tokens, train
 
         config = run.recipe.pretrain
+        if not config.steps:
+            take_over(run)
+            return
         with open_mesh(run.layout, config.device, config.threads) as mesh:
             trainer = pretraining(
                 config, run.input("tokenize"), run.input_roots, RUNS, mesh,

@@ -55,7 +55,7 @@ def trace(
     if sample >= taken:
         raise ConfigError(
             f"--sample {sample}: {run} took {taken:,} samples, {config.batch.sequences} in each of "
-            f"{config.steps:,} steps; the last is {taken - 1}"
+            f"{config.steps:,} steps" + (f"; the last is {taken - 1}" if taken else "")
         )
     step, place = divmod(sample, config.batch.sequences)
     documents = _trace(sample, config, manifests)

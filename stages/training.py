@@ -8,10 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_core.checkpoint import Checkpoint
+from megatron_core.checkpoint import Checkpoint, checkpoint_path, save_weights
+from megatron_core.conversion import tensor_shapes
 from megatron_core.errors import IntegrityError
 from megatron_core.exchange import WHOLE
+from megatron_core.files import write_text
+from megatron_core.parallel.launch import is_first_rank
 from megatron_core.trainer import Trainer
+from megatron_core.trainer.assemble import describe
+from megatron_core.trainer.start import open_start
 from stages.run import StageRun, open_input
 
 
@@ -42,6 +47,30 @@ def tokenizer_of_tokens(run: StageRun) -> Path | None:
             "tokenize` again"
         )
     return run.input("tokenizer")
+
+
+def take_over(run: StageRun) -> None:
+    """Leave the model of ``pretrain.start`` in the artifact, as a run of no steps; one rank does.
+
+    Raises:
+        ReforgeError: it is not the recipe's model, cannot be mapped exactly, or has another
+            tokenizer than the tokens.
+    """
+    config = run.recipe.pretrain
+    tokenizer = tokenizer_of_tokens(run)
+    if config.start is None or not is_first_rank():
+        return
+    start = open_start(Path(config.start), config.model, tokenizer)
+    checkpoint = save_weights(
+        checkpoint_path(run.output / "checkpoints", 0), start.weights, tensor_shapes(start.config),
+        run="taken over", model=describe(config.model),
+    )  # fmt: skip
+    write_text(run.output / "steps.jsonl", "")
+    run.content = {"model": checkpoint.root}
+    sizes = (math.prod(placement.shape) for placement in checkpoint.tensors.values())
+    metrics = {"steps": 0, "parameters": sum(sizes)}
+    run.metrics(metrics)
+    run.summary({"taken from": config.start, **metrics})
 
 
 def train(trainer: Trainer, output: Path) -> Trained:

@@ -16,5 +16,7 @@ class PretrainConfig(PredictionConfig):
         description="Folder of a model to begin with, ours or another library's; null draws "
         "initial weights",
     )
-    steps: int = Field(300, ge=1, description="Optimizer steps")
+    steps: int = Field(
+        300, ge=0, description="Optimizer steps; 0 takes the model in `start` as it is"
+    )
     model: ModelConfig = Field(default_factory=ModelConfig, description="Architecture")

@@ -91,6 +91,11 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
             "(tokenizer.vocabulary)",
             model.vocabulary,
         )
+    if recipe.pretrain.steps == 0 and recipe.pretrain.start is None:
+        yield Problem(
+            "pretrain.steps", "must be at least 1, or pretrain.start name a model to take as it is",
+            recipe.pretrain.steps,
+        )  # fmt: skip
     for path, run in training_runs(recipe).items():
         yield from _training_problems(path, run, model)
         if isinstance(run, PredictionConfig):
@@ -183,7 +188,7 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
             f"must not exceed pretrain.model.positions = {model.positions}",
             run.sequence_length,
         )
-    if run.schedule.warmup_steps >= run.steps:
+    if run.schedule.warmup_steps >= run.steps > 0:
         yield Problem(
             f"{path}.schedule.warmup_steps",
             f"must be below steps = {run.steps}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_core.config import Grid, ModelConfig, PretrainConfig
+from megatron_core.config import Grid, ModelConfig, TrainingConfig
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.schedule import Action, pipeline_actions, stage_layers
 from megatron_core.planning.flops import Recompute
@@ -39,10 +39,10 @@ class Job:
     dropout: float = 0.0
 
     @classmethod
-    def of(cls, config: PretrainConfig, layout: Layout) -> Job:
-        """What ``reforge pretrain`` would run."""
+    def of(cls, config: TrainingConfig, model: ModelConfig, layout: Layout) -> Job:
+        """A training of ``model`` as its recipe has it."""
         return cls(
-            model=config.model,
+            model=model,
             layout=layout,
             sequence=config.sequence_length,
             batch=config.batch.sequences,
@@ -50,7 +50,7 @@ class Job:
             grid=config.grid,
             precision=config.precision,
             recompute=config.recompute,
-            dropout=config.model.dropout,
+            dropout=model.dropout,
         )
 
     @property

@@ -72,7 +72,7 @@ def test_a_step_takes_what_is_planned(changes: dict[str, Any]) -> None:
     }
     config = PretrainConfig.model_validate({**base, **changes})
     state, step = step_bytes(config, Layout())
-    (planned,) = memory(Job.of(config, Layout()))
+    (planned,) = memory(Job.of(config, config.model, Layout()))
     assert planned.weights + planned.optimizer == pytest.approx(state, abs=200)
     assert planned.step == pytest.approx(step, rel=0.03)
 
@@ -99,7 +99,8 @@ def measure_rank(layout: str, folder: Path) -> None:
 def test_ranks_keep_their_share(tmp_path: Path) -> None:
     layout = "tensor=2,context=2"
     assert run_ranks(measure_rank, 4, layout, tmp_path) == [0] * 4
-    job = Job.of(PretrainConfig.model_validate(RANKS), Layout.parse(layout))
+    training = PretrainConfig.model_validate(RANKS)
+    job = Job.of(training, training.model, Layout.parse(layout))
     measured = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
     assert saved(job, 0) == pytest.approx(max(measured), abs=150)
 
@@ -119,7 +120,8 @@ def test_ranks_of_a_pipeline_take_what_is_planned(tmp_path: Path) -> None:
         "batch": {"sequences": 32, "microbatch": 2},
     }
     assert run_ranks(measure_step, 4, config, layout, tmp_path) == [0] * 4
-    planned = memory(Job.of(PretrainConfig.model_validate(config), Layout.parse(layout)))
+    training = PretrainConfig.model_validate(config)
+    planned = memory(Job.of(training, training.model, Layout.parse(layout)))
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
     for stage, mine in enumerate(planned):
         states, steps = zip(*found[2 * stage : 2 * stage + 2], strict=True)

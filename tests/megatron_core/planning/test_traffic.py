@@ -99,7 +99,8 @@ def count_step(config: dict[str, Any], layout: str, folder: Path) -> None:
 )
 def test_a_step_sends_what_is_planned(layout: str, changes: dict[str, Any], tmp_path: Path) -> None:
     config = {**BASE, **changes}
-    job = Job.of(PretrainConfig.model_validate(config), Layout.parse(layout))
+    training = PretrainConfig.model_validate(config)
+    job = Job.of(training, training.model, Layout.parse(layout))
     ranks = job.layout.ranks
     assert run_ranks(count_step, ranks, config, layout, tmp_path) == [0] * ranks
     software = read_preset(Software, "software", "reforge")
