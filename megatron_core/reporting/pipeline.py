@@ -71,7 +71,8 @@ def _model_stages(results: Results) -> dict[str, tuple[str, str, str]]:
     verdict = results.proof.verdict
     return {
         "pretrain": (
-            amount(training.parameters), "parameters", _losses(runs["pretrain"])
+            amount(training.parameters), "parameters",
+            _losses(runs["pretrain"]) if "pretrain" in runs else "taken as it was",
         ),
         "finetune": _finetuned(results, runs.get("continued")),
         "convert": (count(len(results.converted)), "Hugging Face folders", _converted(results)),

@@ -72,7 +72,9 @@ def read_training(project: Project) -> Training:
     encoder = pretrain["model"]["kind"] == "encoder"
     unit = "nats per hidden token" if encoder else "nats per token"
     log = project.lines("pretrain", "steps.jsonl")
-    runs = [_run("pretrain", "Pretraining", unit, pretrain, log), *_finetuned(project, unit)]
+    brought = pretrain.get("steps") == 0  # the model was taken as it is
+    runs = [] if brought else [_run("pretrain", "Pretraining", unit, pretrain, log)]
+    runs += _finetuned(project, unit)
     return Training(
         parameters=project.numbers("pretrain")["parameters"], model=pretrain["model"], runs=runs
     )

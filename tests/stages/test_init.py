@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from megatron_core.config import load_recipe
+from megatron_core.config import STAGES, load_recipe
 from megatron_core.errors import ConfigError, ReforgeError
-from stages.init import init, recipes
+from stages.init import init, recipes, scales
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -61,3 +62,49 @@ def test_a_machine_without_git_hears_so(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ReforgeError, match="git was not found"):
         init("laptop", tmp_path / "project")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes() if "tiny" in scales(name)])
+def test_a_tiny_project_is_the_same_pipeline(recipe: str, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    init(recipe, project, scale="tiny")
+    tiny = (ROOT / "pipelines" / recipe / "tiny.yaml").read_text()
+    assert (project / "params.yaml").read_text() == tiny
+    pipeline = yaml.safe_load((project / "dvc.yaml").read_text())
+    assert tuple(pipeline["stages"]) == STAGES
+    assert (project / "dialogues.csv").exists() == (recipe == "gatortrongpt")
+    assert "dialogues.csv" not in (project / ".gitignore").read_text()
+
+
+def test_a_scale_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--scale huge: gatortron has full and tiny"):
+        init("gatortron", tmp_path / "project", scale="huge")
+    with pytest.raises(ConfigError, match="--scale tiny: laptop has full"):
+        init("laptop", tmp_path / "project", scale="tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_user_brings_is_watched_and_never_committed(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    init("gatortron", project)
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    assert stages["ingest"]["deps"] == ["notes", "pubmed", "wikipedia"]
+    assert stages["finetune"]["deps"][-1] == "tasks/emrqa/test.json"
+    assert stages["finetune"]["deps"][0] == "artifacts/decontaminate"
+    assert stages["curate"]["deps"] == ["artifacts/ingest"]
+    for path in ("notes/a.jsonl.gz", "tasks/n2c2_2018/train/1.txt"):
+        (project / path).parent.mkdir(parents=True)
+        (project / path).write_text("A patient.")
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "-uall"], cwd=project, capture_output=True, text=True
+    )
+    assert status.stdout == ""
+
+
+def test_curves_of_every_training_are_drawn(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    init("gatortron", project)
+    plots = yaml.safe_load((project / "dvc.yaml").read_text())["plots"]
+    drawn = {path.split("/curves")[0] for plot in plots for path in next(iter(plot.values()))["y"]}
+    assert {"artifacts/pretrain", "artifacts/finetune/concepts-1"} <= drawn
+    assert len(plots) == 6
