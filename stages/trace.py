@@ -43,7 +43,8 @@ def trace(
 
     Reads the artifacts of the project in this folder, from `ingest` to the run's. They must belong
     together: each was made from the others that are here, and the document's text gives the
-    sample's tokens. An encoder sees the text with some tokens masked.
+    sample's tokens. A canary, which `tokenize` made up, is told as one. An encoder sees the text
+    with some tokens masked.
     """
     if run not in RUN_STAGES:
         raise ConfigError(f"--run {run}: must be one of {', '.join(RUN_STAGES)}")
@@ -124,9 +125,13 @@ def _described(document: TracedDocument) -> list[str]:
         + "".join(f", {key} {value}" for key, value in (document.origin or {}).items()),
         *(f"  {key:<12} {_visible(str(value))}" for key, value in document.metadata.items()),
         f"  tokens       {first}–{last - 1} of {document.document_tokens}",
-        *_described_curation(document),
-        f"  dedup        kept; {len(document.duplicates) or 'none'} dropped in its favour",
     ]
+    if document.planted is not None:
+        lines.append(f"  canary       made up, and planted {document.planted} times by tokenize")
+    else:
+        dropped = len(document.duplicates) or "none"
+        lines += _described_curation(document)
+        lines.append(f"  dedup        kept; {dropped} dropped in its favour")
     for duplicate in document.duplicates[:_SHOWN_DUPLICATES]:
         lines.append(
             f"    {duplicate['id']}: {duplicate['kind']}, similarity {duplicate['similarity']:.2f}"

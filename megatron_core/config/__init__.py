@@ -4,6 +4,7 @@ from megatron_core.config.adapters import AdapterConfig, LoraConfig, SoftPromptC
 from megatron_core.config.convert import ConvertConfig
 from megatron_core.config.corpus import (
     ByteBpe,
+    CanariesConfig,
     CurateConfig,
     DecontaminateConfig,
     DedupConfig,
@@ -16,7 +17,12 @@ from megatron_core.config.corpus import (
     TrainedTokenizer,
     WordPiece,
 )
-from megatron_core.config.evaluate import EvaluateConfig, GenerationConfig, SamplingConfig
+from megatron_core.config.evaluate import (
+    EvaluateConfig,
+    GenerationConfig,
+    MemorizationConfig,
+    SamplingConfig,
+)
 from megatron_core.config.execution import (
     ExecutionConfig,
     LocalExecution,
@@ -70,6 +76,7 @@ __all__ = [
     "AuditConfig",
     "BatchSizes",
     "ByteBpe",
+    "CanariesConfig",
     "ChapterExamples",
     "Checkpoints",
     "ClassificationTask",
@@ -95,6 +102,7 @@ __all__ = [
     "LoraConfig",
     "LossScale",
     "MaskingConfig",
+    "MemorizationConfig",
     "ModelConfig",
     "PredictionConfig",
     "PreferenceExamples",

@@ -34,6 +34,23 @@ class GenerationConfig(SamplingConfig):
     slots: int = Field(8, ge=1, description="Prompts continued at a time; can change bits")
 
 
+class MemorizationConfig(Section):
+    """What a decoder remembers of the training text: canaries, and what it repeats verbatim."""
+
+    alternatives: int = Field(
+        1000, ge=10, description="Random secrets among which each canary is ranked"
+    )
+    documents: int = Field(
+        50, ge=1, description="Documents of each split whose beginning is continued"
+    )
+    prefix: int = Field(50, ge=1, description="Tokens of such a beginning")
+    continuation: int = Field(50, ge=1, description="Tokens that follow it")
+    samples: int = Field(
+        4, ge=1, description="Free continuations of nothing, and of each of generation.prompts"
+    )
+    temperature: float = Field(1.0, gt=0, description="Of what is drawn; the rest is the likeliest")
+
+
 class EvaluateConfig(Section):
     """Score the models with lm-eval on local tasks made from held-out documents."""
 
@@ -74,6 +91,9 @@ class EvaluateConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Of weights and activations")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where models are scored")
     threads: int = Field(1, ge=1, description="CPU threads; they can change bits")
+    memorization: MemorizationConfig | None = Field(
+        None, description="Measure what models remember of the training text; null does not"
+    )
     seed: int = Field(1, ge=0, description="Of the choice of documents and distractors")
     generation: GenerationConfig = Field(
         default_factory=GenerationConfig, description="Sample generations"

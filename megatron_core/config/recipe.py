@@ -111,6 +111,7 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
             recipe.evaluate.context,
         )
     yield from _evaluate_problems(recipe)
+    yield from _memorization_problems(recipe)
     yield from _source_problems(recipe)
 
 
@@ -134,6 +135,40 @@ def _evaluate_problems(recipe: Recipe) -> Iterator[Problem]:
             "score would depend on what it is computed with",
             config.batch_tokens,
         )  # fmt: skip
+
+
+def _memorization_problems(recipe: Recipe) -> Iterator[Problem]:
+    canaries, config = recipe.tokenize.canaries, recipe.evaluate.memorization
+    path = "tokenize.canaries"
+    if canaries is not None:
+        field, known, trained = f"{path}.source", recipe.ingest.sources, recipe.pretrain.sources
+        if canaries.source not in known:
+            yield Problem(
+                field, f"is not one of ingest.sources: {', '.join(known)}", canaries.source
+            )
+        elif trained and canaries.source not in trained:
+            yield Problem(
+                field, "must be one of pretrain.sources, or nothing trains on the canaries",
+                canaries.source,
+            )  # fmt: skip
+        if config is None:
+            yield Problem(
+                path, "must be null unless evaluate.memorization says how they are measured: a "
+                "planted secret that nobody looks for is only noise",
+            )  # fmt: skip
+    if config is None:
+        return
+    path = "evaluate.memorization"
+    if recipe.pretrain.model.kind == "encoder":
+        yield Problem(path, "must be null for an encoder: it gives texts no probability")
+    context = recipe.evaluate.context or recipe.pretrain.sequence_length
+    if 1 + config.prefix + config.continuation > context:
+        yield Problem(
+            f"{path}.prefix",
+            "with its continuation and the token that texts begin after must not exceed what a "
+            f"model sees, {context} tokens: 1 + {config.prefix} + {config.continuation}",
+            config.prefix,
+        )
 
 
 def _model_problems(model: ModelConfig) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from megatron_core.data.canaries import canary_of_row
 from megatron_core.data.datasets.spans import DocumentSpan, Frame
 from megatron_core.data.documents import Document, list_shards
 from megatron_core.data.indexed import IndexedDataset, rows_path
@@ -50,8 +51,19 @@ class Curation:
     diff: list[str]
 
 
-@dataclass(frozen=True)
-class TracedDocument:
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    """What was done to a document, or how often ``tokenize`` planted it."""
+
+    origin: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    curation: Curation | None = None
+    duplicates: list[dict[str, Any]] = field(default_factory=list)
+    planted: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedDocument(_History):
     """The part of a document that a sample holds, and the document's history.
 
     Attributes:
@@ -65,6 +77,7 @@ class TracedDocument:
         curation: What curation changed, None if nothing.
         duplicates: What dedup dropped in its favour: id, kind and similarity of each.
         split: Of decontamination.
+        planted: Copies there are, of a canary: made up by `tokenize`, with a row below 0.
     """
 
     id: str
@@ -74,10 +87,6 @@ class TracedDocument:
     tokens: tuple[int, int]
     document_tokens: int
     text: str
-    origin: Mapping[str, Any] | None
-    metadata: Mapping[str, Any]
-    curation: Curation | None
-    duplicates: list[dict[str, Any]] = field(default_factory=list)
     split: str = "train"
 
 
@@ -118,22 +127,20 @@ def trace_spans(
     tokenizer = Tokenizer.load(artifacts.tokenizer, parse_special_tokens=parse_special_tokens)
     places = [_place(streams[span.source], span) for span in spans]
     ids = [f"{span.source}/{place.row}" for span, place in zip(spans, places, strict=True)]
-    trained, shards = _find(artifacts.decontaminate / "train", ids)
-    stages = {
-        name: _find_in(getattr(artifacts, name) / "documents", shards)
-        for name in ("dedup", "curate", "ingest")
-    }
-    duplicates = _duplicates(artifacts.dedup / "duplicates.jsonl", ids)
+    real = [id for id, place in zip(ids, places, strict=True) if place.row >= 0]
+    histories = _histories(artifacts, real)
     traced, position = [], 0
     for number, (span, place, id) in enumerate(zip(spans, places, ids, strict=True)):
-        read, document = stages["ingest"][id], trained[id]
+        if place.row < 0:
+            canary = canary_of_row(artifacts.tokenize, place.row)
+            text, history = canary.text, _History(planted=canary.copies)
+        else:
+            text, history = histories[id]
         tokens = streams[span.source].tokens
         ids_there = tokens[place.first : place.first + place.tokens].tolist()
-        _check_tokens(tokenizer, document, ids_there, end_of_document)
-        _check_texts(document, stages["dedup"][id], stages["curate"][id])
+        _check_tokens(tokenizer, id, text, ids_there, end_of_document)
         if frame is not None and (frame.each_document or number == 0):
             position += 1
-        metadata = dict(read.metadata)
         traced.append(
             TracedDocument(
                 id=id,
@@ -143,14 +150,34 @@ def trace_spans(
                 tokens=(span.first - place.first, span.first - place.first + span.tokens),
                 document_tokens=place.tokens,
                 text=tokenizer.decode(tokens[span.first : span.first + span.tokens].tolist()),
-                origin=metadata.pop("origin", None),
-                metadata=metadata,
-                curation=_curation(read, stages["curate"][id]),
-                duplicates=duplicates[id],
+                **vars(history),
             )
         )
         position += span.tokens + (frame is not None and frame.ends_each)
     return traced
+
+
+def _histories(artifacts: Artifacts, ids: Sequence[str]) -> dict[str, tuple[str, _History]]:
+    """Text and history of each of the documents ``ids``."""
+    trained, shards = _find(artifacts.decontaminate / "train", ids)
+    stages = {
+        name: _find_in(getattr(artifacts, name) / "documents", shards)
+        for name in ("dedup", "curate", "ingest")
+    }
+    duplicates = _duplicates(artifacts.dedup / "duplicates.jsonl", ids)
+    histories = {}
+    for id, document in trained.items():
+        read, curated = stages["ingest"][id], stages["curate"][id]
+        _check_texts(document, stages["dedup"][id], curated)
+        metadata = dict(read.metadata)
+        history = _History(
+            origin=metadata.pop("origin", None),
+            metadata=metadata,
+            curation=_curation(read, curated),
+            duplicates=duplicates[id],
+        )
+        histories[id] = document.text, history
+    return histories
 
 
 def _place(stream: IndexedDataset, span: DocumentSpan) -> _Place:
@@ -234,12 +261,12 @@ def _lines_with(path: Path, needle: bytes, *, begins: bool = False) -> Iterator[
 
 
 def _check_tokens(
-    tokenizer: Tokenizer, document: Document, tokens: list[int], end_of_document: bool
+    tokenizer: Tokenizer, id: str, text: str, tokens: list[int], end_of_document: bool
 ) -> None:
     end = [tokenizer.end_of_document] if end_of_document else []
-    if tokenizer.encode(document.text) + end != tokens:
+    if tokenizer.encode(text) + end != tokens:
         raise IntegrityError(
-            f"the text of {document.id} does not give the tokens that were trained on: its shard "
+            f"the text of {id} does not give the tokens that were trained on: its shard "
             "or the tokenizer was changed; run `reforge tokenize` again"
         )
 

@@ -16,6 +16,7 @@ from megatron_core.errors import ReforgeError
 from megatron_core.evaluation.catalogue import TaskDict, load_tasks
 from megatron_core.evaluation.exported import ExportedModel
 from megatron_core.evaluation.harness import HarnessResult, quiet, run_harness
+from megatron_core.evaluation.memorization import Memorization
 from megatron_core.evaluation.native import NativeModel, open_service
 from megatron_core.evaluation.scores import Scoreboard, compare
 from megatron_core.evaluation.tasks import TaskSet, make_tasks, write_tasks
@@ -45,7 +46,7 @@ class Inputs:
     Attributes:
         heldout: Shards of held-out documents.
         tokenizer: Tokenizer folder that all models share.
-        tokenized: Training datasets, for the n-gram baselines.
+        tokenized: Training datasets, for the n-gram baselines, beside the held-out ones.
         roots: Content roots to record beside those of models and tasks.
     """
 
@@ -73,8 +74,8 @@ class Evaluation:
 
         Returns:
             The scores: ``perplexity[source][model]`` with a source ``all``,
-            ``multiple_choice[model]`` with a model ``chance``, and ``tasks[name]``. Empty on
-            other ranks.
+            ``multiple_choice[model]`` with a model ``chance``, ``tasks[name]``, and
+            ``memorization[model]`` if the recipe asks for it. Empty on other ranks.
 
         Raises:
             CorpusError: there are too few held-out documents, or no training tokens.
@@ -92,11 +93,16 @@ class Evaluation:
         tasks = make_tasks(read_shards(self.inputs.heldout), config)
         write_tasks(tasks, output / "tasks")
         board = Scoreboard.with_baselines(tasks, encoder, self.inputs.tokenized, config.seed)
+        memorization = None
+        if config.memorization is not None:
+            memorization = Memorization(self.inputs.tokenized.parent, encoder, config)
+        remembered: dict[str, Any] = {}
         raw: dict[str, Any] = {}
         agreement: dict[str, Any] = {}
         generations: list[dict[str, str]] = []
         for name, subject in subjects.items():
-            results, texts = self._score(name, subject, tasks, named)
+            results, texts, found = self._score(name, subject, tasks, named, memorization)
+            remembered |= {} if found is None else {name: found}
             first, *others = results.values()
             board.add(name, first)
             raw[name] = {**first.perplexity, "questions": first.questions, **first.groups}
@@ -108,6 +114,7 @@ class Evaluation:
             "agreement": agreement,
             "documents": {source: len(of) for source, of in tasks.passages.items()},
             "lm_eval": raw,
+            **({} if memorization is None else {"memorization": remembered}),
             "multiple_choice": board.with_chance(config.choices),
             "perplexity": board.perplexity,
             "questions": len(tasks.questions),
@@ -151,9 +158,14 @@ class Evaluation:
         )  # fmt: skip
 
     def _score(
-        self, name: str, subject: Subject, tasks: TaskSet, named: TaskDict
-    ) -> tuple[dict[str, HarnessResult], list[dict[str, str]]]:
-        """The results of each scorer, and the sample generations."""
+        self,
+        name: str,
+        subject: Subject,
+        tasks: TaskSet,
+        named: TaskDict,
+        memorization: Memorization | None,
+    ) -> tuple[dict[str, HarnessResult], list[dict[str, str]], dict[str, Any] | None]:
+        """The results of each scorer, the sample generations, and what the model remembers."""
         config = self.config
         results: dict[str, HarnessResult] = {}
         with progress_bar() as bar:
@@ -176,12 +188,15 @@ class Evaluation:
                 )
             prompts = [[first, *encoder.encode(prompt)] for prompt in config.generation.prompts]
             made = service.ask("generate", prompts, config=config.generation)
+            found = None
+            if memorization is not None:
+                found = memorization.measure(service, first=first)
             service.release()
         texts = [
             {"prompt": prompt, "text": one.text}
             for prompt, one in zip(config.generation.prompts, made, strict=True)
         ]
-        return results, texts
+        return results, texts, found
 
 
 def _ticker(bar: Any, description: str, ranks: int) -> Any:

@@ -1,5 +1,6 @@
 """The sections from documents to tokens, a module each."""
 
+from megatron_core.config.corpus.canaries import CanariesConfig
 from megatron_core.config.corpus.curate import CurateConfig
 from megatron_core.config.corpus.decontaminate import DecontaminateConfig
 from megatron_core.config.corpus.dedup import DedupConfig
@@ -17,6 +18,7 @@ from megatron_core.config.corpus.tokenizer import (
 
 __all__ = [
     "ByteBpe",
+    "CanariesConfig",
     "CurateConfig",
     "DecontaminateConfig",
     "DedupConfig",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from megatron_core.config.corpus.canaries import CanariesConfig
 from megatron_core.config.section import Section, operational
 
 
@@ -17,6 +18,9 @@ class TokenizeConfig(Section):
     )
     parse_special_tokens: bool = Field(
         False, description="A special token spelled out in a text becomes that token"
+    )
+    canaries: CanariesConfig | None = Field(
+        None, description="Made-up secrets to plant in the training split; null plants none"
     )
     encoder: Literal["auto", "reference", "gigatoken"] = operational(
         "auto",

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from megatron_core.config import TokenizeConfig
+from megatron_core.config import CanariesConfig, TokenizeConfig
+from megatron_core.data.canaries import Canaries, plant
 from megatron_core.data.documents import list_shards
 from megatron_core.data.indexed import IndexedWriter, bin_path, idx_path, rows_path, token_dtype
 from megatron_core.data.tasks import Tasks
@@ -39,14 +40,25 @@ def dataset_prefix(tokenized: Path, split: str, source: str) -> Path:
 
 
 @dataclass(frozen=True)
+class _Planting:
+    """Canaries, and with what they are tokenized."""
+
+    canaries: CanariesConfig
+    tokenizer: Path
+    config: TokenizeConfig
+    scratch: Path
+
+
+@dataclass(frozen=True)
 class _Dataset:
-    """The parts that make the dataset of one split and source."""
+    """The parts that make the dataset of one split and source, and what is planted in it."""
 
     split: str
     source: str
     parts: list[Part]
     prefix: Path
     vocabulary: int
+    planting: _Planting | None
 
 
 def tokenize_documents(
@@ -61,8 +73,8 @@ def tokenize_documents(
         Counts of documents, dropped documents, tokens and bytes, by split and source.
 
     Raises:
-        CorpusError: a split has no shards or no tokens, the tokenizer cannot be opened, or the
-            encoder is not exact.
+        CorpusError: a split has no shards or no tokens, the tokenizer cannot be opened, the
+            encoder is not exact, or there is no source to plant the canaries in.
         MissingExtraError: the encoder that the recipe names is not installed.
     """
     opened = Tokenizer.load(tokenizer, parse_special_tokens=config.parse_special_tokens)
@@ -89,23 +101,47 @@ def tokenize_documents(
         for (_, folder), parts in zip(job.shards, found, strict=True):
             for part in parts:
                 by_dataset[folder.parent.name, part.source].append(part)
+    planting = _planting(tokenizer, output, config)
     datasets = [
         _Dataset(
-            split, source, parts, dataset_prefix(output, split, source), opened.vocabulary_size
+            split, source, parts, dataset_prefix(output, split, source), opened.vocabulary_size,
+            planting if (split, source) == ("train", planting and planting.canaries.source)
+            else None,
         )
         for (split, source), parts in sorted(by_dataset.items())
-    ]
+    ]  # fmt: skip
     for split in SPLITS:
         if not any(p.documents for d in datasets if d.split == split for p in d.parts):
             raise CorpusError(f"{documents / split} holds no text: nothing to tokenize")
+    _check_planting(planting, datasets)
     counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
     tokens = [sum(part.tokens for part in dataset.parts) for dataset in datasets]
     joins = list(_grouped(datasets, tokens, _JOINED_TOKENS))
     for some, joined in zip(joins, tasks.map("join", _join_some, joins), strict=True):
         for dataset, count in zip(some, joined, strict=True):
             counts[dataset.split][dataset.source] = count
+    if planting is not None:
+        Canaries(planting.canaries).write(output)
     shutil.rmtree(scratch, ignore_errors=True)
     return counts
+
+
+def _planting(tokenizer: Path, output: Path, config: TokenizeConfig) -> _Planting | None:
+    if config.canaries is None:
+        return None
+    scratch = output / ".parts" / "unplanted"
+    return _Planting(config.canaries, tokenizer, config, scratch)
+
+
+def _check_planting(planting: _Planting | None, datasets: Sequence[_Dataset]) -> None:
+    if planting is None or any(
+        one.planting is not None and any(part.documents for part in one.parts) for one in datasets
+    ):
+        return
+    raise CorpusError(
+        f"source {planting.canaries.source} of tokenize.canaries has no training documents to "
+        "plant canaries among: name another in tokenize.canaries.source"
+    )
 
 
 def _grouped(items: Sequence[Item], weights: Sequence[int], weight: int) -> Iterator[list[Item]]:
@@ -137,11 +173,22 @@ def _join(dataset: _Dataset) -> dict[str, int]:
     }
     if not documents:
         return count
-    prefix = dataset.prefix
+    planting = dataset.planting
+    prefix = dataset.prefix if planting is None else planting.scratch / dataset.source
     with IndexedWriter(prefix, token_dtype(dataset.vocabulary)) as writer:
         rows = np.lib.format.open_memmap(
             rows_path(prefix), mode="w+", dtype=np.int64, shape=(documents,)
         )
         merge(dataset.parts, writer, rows)
         rows.flush()
-    return count | {"bytes": sum(path(prefix).stat().st_size for path in (bin_path, idx_path))}
+    if planting is not None:
+        config, special = planting.config, planting.config.parse_special_tokens
+        tokenizer = Tokenizer.load(planting.tokenizer, parse_special_tokens=special)
+        end = tokenizer.end_of_document if config.append_end_of_document else None
+        canaries = Canaries(planting.canaries)
+        copies, tokens = plant(canaries, tokenizer, end, prefix, dataset.prefix)
+        count["documents"] += copies
+        count["tokens"] += tokens
+        count["canaries"] = copies
+    files = (bin_path(dataset.prefix), idx_path(dataset.prefix))
+    return count | {"bytes": sum(path.stat().st_size for path in files)}
