@@ -46,6 +46,10 @@ def evaluate(
     no next token, it is scored how well it finds what is hidden in the held-out sequences that
     training validates on.
 
+    `memorization` asks besides what decoders remember of the training text: the exposure of the
+    canaries that `tokenize` planted, and the longest runs of tokens that their continuations share
+    with it.
+
     Writes `scores.json`, with 95 % intervals and the roots of models, tokenizer and tasks, the
     tasks as JSON lines, and `generations.json`: a continuation of each prompt by each model.
     """
@@ -171,6 +175,7 @@ def _report(run: StageRun, scores: dict[str, Any]) -> None:
             "perplexity": scores["perplexity"],
             "multiple_choice": scores["multiple_choice"],
             **({"tasks": named} if named else {}),
+            **_memorization_numbers(scores),
         }
     )
     rows: dict[str, Any] = {
@@ -185,6 +190,7 @@ def _report(run: StageRun, scores: dict[str, Any]) -> None:
         rows[f"{task}, {metric}"] = _line(
             {model: values[metric] for model, values in of.items()}, "value"
         )
+    rows |= _memorization_rows(scores)
     for model, of in scores["agreement"].items():
         rows[f"{model}, native and exported"] = (
             "the same to the last digit"
@@ -192,6 +198,38 @@ def _report(run: StageRun, scores: dict[str, Any]) -> None:
             else f"log-likelihoods within {of['log_likelihood']:.1e} of each other"
         )
     run.summary(rows)
+
+
+def _memorization_numbers(scores: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of `memorization` without its texts, if it was asked for."""
+    found = {
+        model: {
+            "exposure": {str(g["copies"]): g["exposure"] for g in _groups(of)},
+            "longest": {name: overlap["longest"] for name, overlap in of["overlaps"].items()},
+            "verbatim_share": of["overlaps"]["train_likeliest"]["verbatim_share"],
+        }
+        for model, of in scores.get("memorization", {}).items()
+    }
+    return {"memorization": found} if found else {}
+
+
+def _memorization_rows(scores: dict[str, Any]) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for model, of in scores.get("memorization", {}).items():
+        groups = [f"{g['copies']} copies {g['exposure']:.1f}" for g in _groups(of)]
+        if groups:
+            chance = of["canaries"]["chance"]
+            rows[f"{model}, exposure in bits"] = ", ".join([*groups, f"chance {chance:.1f}"])
+        begun = of["overlaps"]["train_likeliest"]
+        rows[f"{model}, training text repeated"] = (
+            f"{begun['verbatim']} of {begun['texts']} continuations; "
+            f"longest run {begun['longest']} tokens"
+        )
+    return rows
+
+
+def _groups(of: dict[str, Any]) -> list[dict[str, Any]]:
+    return [] if of["canaries"] is None else list(of["canaries"]["groups"])
 
 
 def _numbers(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -25,6 +25,10 @@ def tokenize(
     times faster for byte pair encoding, `auto` takes it where it is installed and exact. The
     reference encodes a sample of every shard too, and the stage stops at the first difference.
 
+    `canaries` plants made-up secrets among the training documents of a source, for `evaluate` to
+    measure whether a model remembers them; they and their controls are in `canaries.json`. A
+    canary's row is below 0.
+
     `vocabulary.json` says which tokens are special and which begin a word, for masked training.
 
     The shards are tasks: neither their number nor that of the workers changes a byte.

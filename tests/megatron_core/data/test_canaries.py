@@ -101,7 +101,7 @@ def test_neither_shards_nor_workers_change_a_byte(tmp_path: Path, tokenizer: Pat
 
 def test_a_source_without_documents_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     nowhere = CONFIG.model_copy(update={"source": "letters"})
-    with pytest.raises(CorpusError, match="letters.*tokenize.canaries.source"):
+    with pytest.raises(CorpusError, match=r"letters.*tokenize\.canaries\.source"):
         tokenized(tmp_path, tokenizer, canaries=nowhere)
 
 
