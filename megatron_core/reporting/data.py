@@ -70,6 +70,15 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """Spans of one class of identifiers that curation replaced in the documents it kept."""
+
+    kind: str
+    spans: int
+    by_source: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer on its sample."""
 
@@ -90,6 +99,8 @@ class Data:
     drops: list[Drop]
     overlaps: list[Overlap]
     vocabulary: Vocabulary
+    deidentified: bool
+    replaced: list[Replaced]
 
     @property
     def documents(self) -> int:
@@ -136,7 +147,24 @@ def read_data(project: Project) -> Data:
             bytes_per_token=sample["bytes_per_token"],
             tokens_per_word=sample["tokens_per_word"],
         ),
+        deidentified=project.manifests["curate"].recipe.get("deidentify") is not None,
+        replaced=_replaced(project.numbers("curate").get("sources", {})),
     )
+
+
+def _replaced(sources: Mapping[str, Mapping[str, Any]]) -> list[Replaced]:
+    """The classes with spans, the most frequent first."""
+    found = {source: of.get("deidentified", {}) for source, of in sources.items()}
+    kinds = {kind for counts in found.values() for kind in counts}
+    replaced = [
+        Replaced(
+            kind,
+            sum(counts.get(kind, 0) for counts in found.values()),
+            [(name(source), counts[kind]) for source, counts in found.items() if kind in counts],
+        )
+        for kind in kinds
+    ]
+    return sorted(replaced, key=lambda one: (-one.spans, one.kind))
 
 
 def _sources(project: Project, tokenizer: Mapping[str, Any]) -> list[Source]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_core.reporting.charts import Bar, share
+from megatron_core.reporting.memorization import Memorization, read_memorization
 from megatron_core.reporting.project import Project
 from megatron_core.reporting.sentences import (
     masked_sentence,
@@ -93,6 +94,7 @@ class Evaluation:
     tasks: list[TaskScores]
     multiple_choice: MultipleChoice | None
     named: list[NamedMetric]
+    memorization: Memorization | None
     continuations: list[Continuation]
 
 
@@ -106,6 +108,7 @@ def read_evaluation(project: Project) -> Evaluation:
         tasks=read_tasks(project),
         multiple_choice=_multiple_choice(scores),
         named=list(_named(scores.get("tasks", {}))),
+        memorization=read_memorization(scores),
         continuations=(
             _continuations(project.read("evaluate", "generations.json")) if has_samples else []
         ),

@@ -31,9 +31,10 @@ class Results:
     def sections(self) -> list[tuple[str, str]]:
         """Anchor and heading of each section."""
         samples = [("samples", "Samples")] if self.evaluation.continuations else []
+        memory = [("memorization", "Memory")] if self.evaluation.memorization else []
         return [
             ("pipeline", "Pipeline"), ("data", "Data"), ("training", "Training"),
-            ("evaluation", "Evaluation"), *samples, ("proof", "Proof"),
+            ("evaluation", "Evaluation"), *memory, *samples, ("proof", "Proof"),
         ]  # fmt: skip
 
     def identity(self) -> str:

@@ -9,6 +9,8 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from megatron_core.config import CanariesConfig
+from megatron_core.data.canaries import Canaries
 from megatron_core.data.datasets.spans import DocumentSpan, Frame, read_spans
 from megatron_core.data.datasets.windows import open_streams
 from megatron_core.data.documents import Document, write_lines, write_shard
@@ -109,3 +111,30 @@ def test_rows_that_do_not_fit_are_refused(artifacts: Artifacts) -> None:
     path.unlink()
     with pytest.raises(IntegrityError, match="run `reforge tokenize` again"):
         trace_spans([DocumentSpan("s", 0, 2)], streams, artifacts)
+
+
+def test_a_canary_is_told_as_one(artifacts: Artifacts) -> None:
+    config = CanariesConfig(source="s", format="a b # # c", copies=[1, 2], count=1)
+    Canaries(config).write(artifacts.tokenize)
+    _, twice = Canaries(config).planted()
+    prefix = artifacts.tokenize / "train/s_text_document"
+    tokens = [WORDS.get(word, 0) for word in twice.text.split()]
+    with IndexedWriter(prefix, np.dtype("<u2")) as writer:
+        writer.write([WORDS["c"], WORDS["a"], 0])
+        writer.write([*tokens, 0])
+    np.save(rows_path(prefix), np.array([10, -2]))
+    streams = open_streams(artifacts.tokenize / "train")
+    real, canary = trace_spans(
+        [DocumentSpan("s", 0, 3), DocumentSpan("s", 3, 4)], streams, artifacts
+    )
+    assert (real.id, real.planted) == ("s/10", None)
+    assert (canary.id, canary.row, canary.planted, canary.split) == ("s/-2", -2, 2, "train")
+    assert (canary.origin, canary.curation, canary.duplicates) == (None, None, [])
+    np.save(rows_path(prefix), np.array([10, -3]))
+    with pytest.raises(IntegrityError, match="no canary of row -3"):
+        trace_spans([DocumentSpan("s", 3, 4)], streams, artifacts)
+    np.save(rows_path(prefix), np.array([10, -2]))
+    other = config.model_copy(update={"format": "b a # # c"})
+    Canaries(other).write(artifacts.tokenize)
+    with pytest.raises(IntegrityError, match="does not give the tokens"):
+        trace_spans([DocumentSpan("s", 3, 4)], streams, artifacts)
