@@ -66,7 +66,8 @@ def read_memorization(scores: Mapping[str, Any]) -> Memorization | None:
     if not found:
         return None
     canaries = {model: of["canaries"] for model, of in found.items() if of["canaries"]}
-    first = next(iter(canaries.values()), {"groups": [], "most": 0, "chance": 0, "alternatives": 0})
+    nothing: dict[str, Any] = {"groups": [], "most": 0.0, "chance": 0.0, "alternatives": 0}
+    first = next(iter(canaries.values()), nothing)
     return Memorization(
         sentences=[
             *(_exposure_sentence(name(model), of) for model, of in canaries.items()),

@@ -110,7 +110,7 @@ def test_an_overfit_model_remembers(overfit: dict[str, Any]) -> None:
     overlaps = overfit["overlaps"]
     assert overlaps["train_likeliest"]["verbatim_share"] > 0.5
     assert overlaps["train_likeliest"]["longest"] == 24
-    assert overlaps["heldout_likeliest"]["verbatim"] == 0
+    assert overlaps["heldout_likeliest"]["verbatim_share"] < 0.3
     assert overlaps["heldout_text"]["texts"] == 12
     assert overlaps["free"]["texts"] == 4
 

@@ -46,18 +46,21 @@ def page(folder: Path, **changes: Any) -> Page:
 
 def test_what_was_measured_is_told(tmp_path: Path) -> None:
     found = {"pretrained": remembered(2.0, 0), "adapted": remembered(9.5, 2)}
-    text = page(tmp_path, memorization=found).text
+    made = page(tmp_path, memorization=found)
+    cells = " | ".join(made.texts["td"])
+    assert "8 | 1.3 [0.2, 10.0] | 1.3 [0.2, 10.0]" in cells
+    assert "8 | 2.0 [0.2, 10.0] | 9.5 [0.2, 10.0]" in cells
+    assert "drawn | 50 | 6.5 | 31 | 17 | 2" in cells
+    assert "for comparison | 50 | 6.5 | 31 | 17 | –" in cells
+    assert "never planted" in made.texts["th"]
     for sentence in (
         "The pretrained model shows no sign of knowing the planted secrets.",
         "The adapted model knows secrets that stood 16 times in the training text.",
-        "the adapted model repeats 4.0\u00a0% of the continuations to the last token.",
+        "the adapted model repeats 4.0 % of the continuations to the last token.",
         "than 1,000 random ones",
-        "never planted 8 1.3 [0.2, 10.0]",
-        "9.5 [0.2, 10.0]",
-        "drawn 50 6.5 31 17",
         "no proof that nothing else is remembered",
     ):
-        assert sentence in text, sentence
+        assert sentence in made.text, sentence
 
 
 def test_without_canaries_no_secret_is_told(tmp_path: Path) -> None:
@@ -85,9 +88,10 @@ def test_spans_that_were_replaced_are_counted(
             "books": {"documents": 50, "deidentified": {"DATE": 4}},
         }
     monkeypatch.setattr(projects, "metrics", lambda: numbers)
-    text = page(tmp_path).text
-    assert ("NAME 1,200 notes 1,200 DATE 7 notes 3 , books 4" in text) == found
-    assert ("No identifier was found." in text) != found
+    made = page(tmp_path)
+    cells = " | ".join(made.texts["td"])
+    assert ("1,200 | notes 1,200 | 7 | books 4, notes 3" in cells) == found
+    assert ("No identifier was found." in made.text) != found
 
 
 def test_without_deidentification_nothing_is_said_of_it(tmp_path: Path) -> None:
