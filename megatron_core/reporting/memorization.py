@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_core.reporting.wording import count, listing, name, percent
+from megatron_core.reporting.wording import count, in_order, listing, name, percent
 
 _SETS = {
     "train_likeliest": "beginnings of training documents, the likeliest continuation",
@@ -62,7 +62,8 @@ class Memorization:
 
 def read_memorization(scores: Mapping[str, Any]) -> Memorization | None:
     """The section from ``scores.json``; None if the recipe did not ask."""
-    found = scores.get("memorization", {})
+    measured = scores.get("memorization", {})
+    found = {model: measured[model] for model in in_order(list(measured))}
     if not found:
         return None
     canaries = {model: of["canaries"] for model, of in found.items() if of["canaries"]}

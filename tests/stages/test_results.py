@@ -12,7 +12,8 @@ import torch
 from scipy.stats import binomtest
 
 from megatron_core.checkpoint import save_weights
-from megatron_core.config import SoftPromptConfig
+from megatron_core.config import CanariesConfig, SoftPromptConfig
+from megatron_core.data.canaries import Canaries
 from megatron_core.data.documents import write_shard
 from megatron_core.data.indexed import IndexedWriter
 from megatron_core.data.tokenizer import Tokenizer
@@ -58,10 +59,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with stage_run("tokenizer", **run) as stage:
         tokenizer = Tokenizer.load(small_tokenizer(stage.output))
     with stage_run("tokenize", **run) as stage:
-        prefix = stage.output / "train" / "notes_text_document"
-        with IndexedWriter(prefix, np.uint16) as writer:
-            for document in documents("notes", range(20, 60)):
-                writer.write([*tokenizer.encode(document.text), tokenizer.end_of_document])
+        for split, rows in (("train", range(20, 60)), ("heldout", range(3))):
+            prefix = stage.output / split / "notes_text_document"
+            with IndexedWriter(prefix, np.uint16) as writer:
+                for document in documents("notes", rows):
+                    writer.write([*tokenizer.encode(document.text), tokenizer.end_of_document])
+        Canaries(CanariesConfig(source="notes", count=2)).write(stage.output)
     with stage_run("pretrain", **run) as stage:
         write_checkpoint(stage.output / "checkpoints", random_decoder(small_config(), 1))
     with stage_run("finetune", **run) as stage:
@@ -81,6 +84,7 @@ def test_from_checkpoints_to_scores(project: Path) -> None:
     assert set(scores["multiple_choice"]) == {*MODELS, "chance"}
     assert scores["documents"] == {"hpo": 4, "notes": 3}
     assert scores["questions"] == 8
+    assert "memorization" not in scores
     assert scores["agreement"] == {
         model: {"identical": True, "log_likelihood": 0.0} for model in ("pretrained", "adapted")
     }
@@ -193,6 +197,26 @@ def test_the_last_model_is_that_of_the_last_task(
         said[name] = capsys.readouterr().out
     assert said[None] == said["a"]
     assert len(set(said.values())) == 3
+
+
+def test_a_recipe_may_ask_what_is_remembered(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert()
+    asked = "{alternatives: 15, documents: 3, prefix: 8, continuation: 8, samples: 1}"
+    overrides = ["evaluate.scorers=[native]", f"evaluate.memorization={asked}"]
+    evaluate(overrides=overrides)
+    scores = json.loads((project / "artifacts/evaluate/scores.json").read_text())
+    metrics = json.loads((project / "metrics/evaluate.json").read_text())["memorization"]
+    assert set(scores["memorization"]) == set(metrics) == {"pretrained", "adapted"}
+    for model, of in scores["memorization"].items():
+        assert of["overlaps"]["train_likeliest"]["texts"] == 3
+        assert of["overlaps"]["free"]["texts"] == 2
+        exposures = {str(g["copies"]): g["exposure"] for g in of["canaries"]["groups"]}
+        assert of["canaries"]["alternatives"] == 15
+        assert metrics[model]["exposure"] == exposures
+        assert set(exposures) == {"0", "1", "4", "16"}
+    assert "pretrained, exposure in bits" in capsys.readouterr().err
 
 
 def test_a_recipe_may_ask_no_questions(project: Path) -> None:
