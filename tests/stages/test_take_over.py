@@ -150,10 +150,10 @@ def test_the_later_stages_know_that_nothing_was_trained(
     assert "Continued pretraining changed the bits per byte" in page
     with pytest.raises(IntegrityError, match="cannot retrain from step 0"):
         audit(replay=0)
-    with pytest.raises(ConfigError, match=r"pretrain took 0 samples, 8 in each of 0 steps$"):
-        trace(sample=0, run="pretrain", overrides=["pretrain.batch.sequences=8"])
+    with pytest.raises(ConfigError, match=r"pretrain took 0 samples, 32 in each of 0 steps$"):
+        trace(sample=0, run="pretrain")
     plan(layout="data=2")
-    assert "256" in capsys.readouterr().out  # tokens of a step: it is the continued training
+    assert "8 of 32 tokens" in capsys.readouterr().out  # of the continued training
     with pytest.raises(ConfigError, match="there is nothing to plan"):
         plan(overrides=["finetune.continued=null"])
 
