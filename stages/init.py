@@ -124,16 +124,17 @@ def _plots(recipe: Recipe) -> Iterator[str]:
         name = path.rpartition(".")[2]
         if not run.steps:
             continue
-        folder, title, unit = f"finetune/{name}", name, "example"
+        folder, title, unit = f"finetune/{name}", f"Task {name},", "example"
         if isinstance(run, PredictionConfig):
             title = "Pretraining" if name == "pretrain" else "Continued pretraining"
             folder, unit = (name if name == "pretrain" else folder), "token"
         elif isinstance(run, TaskSettings) and run.repeats > 1:
             folder = f"{folder}-{run.seed}"
         curves = f"artifacts/{folder}/curves/dvclive/plots/metrics"
-        yield f"  - {title}, loss (nats per {unit}):\n      x: step\n      y:\n"
-        yield f"        {curves}/loss.tsv: loss\n"
-        yield f"        {curves}/heldout_loss.tsv: heldout_loss\n"
+        losses = "".join(f"        {curves}/{k}.tsv: {k}\n" for k in ("loss", "heldout_loss"))
+        yield f"  - {title} loss (nats per {unit}):\n      x: step\n      y:\n{losses}"
+        rate = f"        {curves}/learning_rate.tsv: learning_rate\n"
+        yield f"  - {title} learning rate:\n      x: step\n      y:\n{rate}"
 
 
 def _run(command: Sequence[str], folder: Path) -> None:

@@ -107,4 +107,4 @@ def test_curves_of_every_training_are_drawn(tmp_path: Path) -> None:
     plots = yaml.safe_load((project / "dvc.yaml").read_text())["plots"]
     drawn = {path.split("/curves")[0] for plot in plots for path in next(iter(plot.values()))["y"]}
     assert {"artifacts/pretrain", "artifacts/finetune/concepts-1"} <= drawn
-    assert len(plots) == 6
+    assert len(plots) == 2 * 6
