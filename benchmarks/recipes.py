@@ -67,9 +67,9 @@ def scores(project: Path) -> str:
     parts = []
     for source, models in found["perplexity"].items():
         trained = {m: of for m, of in models.items() if not m.endswith("gram")}
-        shown = " → ".join(f"{of['bits_per_byte']:.3f}" for of in trained.values())
-        if source != "all" or len(trained) == 1:
-            parts.append(f"{source} {shown} bits per byte")
+        shown = ", ".join(f"{m} {of['bits_per_byte']:.3f}" for m, of in trained.items())
+        if source != "all":
+            parts.append(f"{source}, bits per byte: {shown}")
     for model, of in found.get("masked", {}).items():
         parts.append(f"{model}: {of['accuracy']:.1%} of hidden tokens found")
     for path in sorted((project / "artifacts/finetune/results").glob("*.json")):
