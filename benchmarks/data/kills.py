@@ -13,7 +13,7 @@ from benchmarks.data.corpus import Corpus
 from benchmarks.data.project import DATA_STAGES, make_project, root, start, write_corpus
 from benchmarks.tables import write_table
 
-ROUNDS, DOCUMENTS, SHARDS = 10, 20_000, 16
+ROUNDS, DOCUMENTS, SHARDS = 4, 20_000, 16
 
 
 def run() -> None:
