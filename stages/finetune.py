@@ -132,7 +132,6 @@ def _with_start(
     """The examples, with what the model before the training tells of them where they hold that,
     and that model's scores."""
     from megatron_core.trainer.assemble import tell_start
-    from megatron_core.tuning.preferences import with_reference
 
     if task.make_start is None:
         return (task.train, task.test), {}
@@ -140,10 +139,10 @@ def _with_start(
     scores = task.score(told)
     if task.generate is not None and mesh.is_first:
         scores |= task.generate(start.path, mesh)
-    if config.kind != "preferences":
+    if task.refer is None:
         return (task.train, task.test), scores
     known = tell_start(start, task.make_start, config, task.train, mesh)
-    return (with_reference(task.train, known), with_reference(task.test, told)), scores
+    return (task.refer(task.train, known), task.refer(task.test, told)), scores
 
 
 def _rows(name: str, results: dict[str, Any]) -> dict[str, Any]:

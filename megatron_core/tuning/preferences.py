@@ -72,6 +72,7 @@ def preferences(config: PreferencesTask, place: Place) -> Task:
         },
         inputs=split.inputs,
         make_start=partial(PreferenceModel, place.model, config.beta),
+        refer=_with_reference,
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def _examples(encoded: EncodedPreferences, place: Place) -> Examples:
     return examples_of(rows, targets, place.model, together=2)
 
 
-def with_reference(examples: Examples, told: Sequence[Tensor]) -> Examples:
+def _with_reference(examples: Examples, told: Sequence[Tensor]) -> Examples:
     """``examples`` with what the first model ``told`` of them, their log-probabilities."""
     targets = examples.targets.clone()
     targets[0] = torch.cat(list(told)).double()

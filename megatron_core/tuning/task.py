@@ -88,6 +88,7 @@ class Task:
         inputs: Hashes of what was read.
         make_start: Builds a share of the model that training starts with, where that is scored
             too.
+        refer: Puts what that model tells of examples into them, where the loss needs it.
         generate: Scores of what the model in a folder generates, on one rank; None for none.
     """
 
@@ -101,6 +102,7 @@ class Task:
     details: dict[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     make_start: Callable[[Share], LanguageModel | TaskModel] | None = None
+    refer: Callable[[Examples, Sequence[Tensor]], Examples] | None = None
     generate: Callable[[Path, Mesh], Scores] | None = None
 
 

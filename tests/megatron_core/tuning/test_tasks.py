@@ -24,7 +24,6 @@ from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer.assemble import fine_tuning, tell_start
 from megatron_core.trainer.examples import ExampleObjective, tell
 from megatron_core.tuning import Place, Task, open_task, prompt_of, summarize
-from megatron_core.tuning.preferences import with_reference
 from tests.recipes import small_model
 from tests.tokenizers import KINDS, made
 
@@ -189,9 +188,9 @@ def test_it_trains_and_is_summarized(
         if task.make_start is not None:
             told = tell_start(start, task.make_start, config, test, mesh)
             before = task.score(told)
-            if kind == "preferences":
+            if task.refer is not None:
                 known = tell_start(start, task.make_start, config, train, mesh)
-                train, test = with_reference(train, known), with_reference(test, told)
+                train, test = task.refer(train, known), task.refer(test, told)
         train, test = train.behind(prompt), test.behind(prompt)
         training = fine_tuning(
             kind, config, config.adapter, start, task.make,
