@@ -132,14 +132,16 @@ def last_microbatch_dropped() -> None:
     """Where there are several ranks, the last microbatch of each data shard counts for nothing."""
     run = Pipeline.run
 
-    def dropping(self: Pipeline, actions: Any, microbatches: Sequence[Microbatch]) -> Any:
+    def dropping(
+        self: Pipeline, actions: Any, microbatches: Sequence[Microbatch], **kinds: bool
+    ) -> Any:
         if self.mesh.layout.ranks > 1:
             microbatches = [
                 m if i % 2 == 0
                 else replace(m, targets=[torch.full_like(t, IGNORED) for t in m.targets])
                 for i, m in enumerate(microbatches)
             ]  # fmt: skip
-        return run(self, actions, microbatches)
+        return run(self, actions, microbatches, **kinds)
 
     Pipeline.run = dropping  # type: ignore[method-assign]
 

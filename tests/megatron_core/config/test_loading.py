@@ -52,12 +52,12 @@ def test_every_recipe_loads(recipe: Path) -> None:
 
 def test_all_problems_are_said_at_once_with_their_paths(params: Path) -> None:
     lines = problems(
-        params, "pretrain.steps=0", "pretrain.model.layers=two", "curate.min_alphabetic=1.5",
+        params, "pretrain.steps=-1", "pretrain.model.layers=two", "curate.min_alphabetic=1.5",
         "dedup.seed=-1", "convert.dtype=float64", "pretrain.grid.data=3", "ingest.shards=null",
         "finetune.continued.optimizer.beta1=1",
     )  # fmt: skip
     assert {line.split(":")[0] for line in lines} == {
-        "pretrain.steps = 0",
+        "pretrain.steps = -1",
         "pretrain.model.layers = 'two'",
         "curate.min_alphabetic = 1.5",
         "dedup.seed = -1",
@@ -68,7 +68,7 @@ def test_all_problems_are_said_at_once_with_their_paths(params: Path) -> None:
     }
     text = "\n".join(lines)
     for allowed in (
-        "greater than or equal to 1", "valid integer", "less than or equal to 1",
+        "greater than or equal to 0", "valid integer", "less than or equal to 1",
         "'float32', 'bfloat16' or 'float16'", "must be a power of two", "less than 1",
     ):  # fmt: skip
         assert allowed in text
