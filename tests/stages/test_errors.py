@@ -259,4 +259,4 @@ def test_audit_of_nothing(reforge: Reforge) -> None:
 def test_unknown_recipe(reforge: Reforge) -> None:
     code, said = reforge("init", "desktop", "new")
     assert code == 2
-    assert "choose one of laptop" in said
+    assert "choose one of domain_adaptation, gatortron, gatortrongpt, laptop" in said

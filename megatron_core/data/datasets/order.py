@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from megatron_core.data.datasets.spans import DocumentSpan, Sequences
 from megatron_core.errors import CorpusError
+
+if TYPE_CHECKING:  # spans are read into tensors, and permuting needs none
+    from megatron_core.data.datasets.spans import DocumentSpan, Sequences
 
 _ROUNDS = 6  # of the Feistel network; 4 already mix well (Luby and Rackoff, 1988)
 
