@@ -29,17 +29,20 @@ def run() -> None:
             began = time.monotonic()
             if start(undisturbed, stage).wait() != 0:
                 raise SystemExit(f"{stage} failed undisturbed")
-            seconds = time.monotonic() - began
+            alone = seconds = time.monotonic() - began
             roots, hits = set(), 0
             for _ in range(ROUNDS):
                 hits += _kill_once(killed, stage, dice.uniform(0.3, 1.0) * seconds)
                 if dice.random() < 0.5:  # what was resumed is sometimes killed again
                     hits += _kill_once(killed, stage, dice.uniform(0.3, 1.0) * seconds)
+                began = time.monotonic()
                 if start(killed, stage).wait() != 0:
                     raise SystemExit(f"{stage} failed after a kill")
+                # The first run may have met a busy machine; kills after the end hit nothing.
+                seconds = min(seconds, time.monotonic() - began)
                 roots.add(root(killed, stage))
             same = "one root" if roots == {root(undisturbed, stage)} else "DIFFERENT ROOTS"
-            rows.append([stage, str(ROUNDS), str(hits), f"{seconds:.1f} s", same])
+            rows.append([stage, str(ROUNDS), str(hits), f"{alone:.1f} s", same])
     write_table(
         "data_kills", "python -m benchmarks.data kills",
         ["stage", "rounds", "kills that hit", "undisturbed", "artifacts"], rows,
