@@ -26,11 +26,13 @@ from megatron_core.tuning.task import (
     Place,
     Scores,
     Task,
+    described,
     examples_of,
     groups_of,
     nested,
     prompt_of,
     read_split,
+    total,
 )
 
 
@@ -75,14 +77,13 @@ def answers(config: AnswersTask, place: Place) -> Task:
         train=examples_of(train.rows, targets(train), place.model),
         test=examples_of(test.rows, targets(test), place.model),
         make=partial(TaskModel, place.model, head),
-        description={"kind": "task", "head": head.described()},
+        description=described(place.model, head),
         metric="f1",
         score=score,
         baselines=baselines,
         details={
-            "train": len(split.train), "test": len(split.test), **split.counts,
-            **{name: train.counts.get(name, 0) + test.counts.get(name, 0)
-               for name in sorted({*train.counts, *test.counts})},
+            "train": len(split.train), "test": len(split.test),
+            **total(split.counts, train.counts, test.counts),
         },
         inputs=split.inputs,
     )  # fmt: skip

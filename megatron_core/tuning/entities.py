@@ -22,11 +22,13 @@ from megatron_core.tuning.task import (
     Place,
     Scores,
     Task,
+    described,
     examples_of,
     groups_of,
     nested,
     prompt_of,
     read_split,
+    total,
 )
 
 
@@ -65,14 +67,14 @@ def entities(config: EntitiesTask, place: Place) -> Task:
         train=examples_of(train.rows, train.targets, place.model, by_position=True),
         test=examples_of(test.rows, test.targets, place.model, by_position=True),
         make=partial(TaskModel, place.model, head),
-        description={"kind": "task", "head": head.described(), "classes": list(names)},
+        description=described(place.model, head, names),
         metric="micro_f1",
         score=score,
         baselines=baselines,
         details={
             "train": len(split.train), "test": len(split.test), "tags": len(names),
-            **split.counts, **{name: train.counts.get(name, 0) + test.counts.get(name, 0)
-                               for name in sorted({*train.counts, *test.counts})},
+
+            **total(split.counts, train.counts, test.counts),
         },
         inputs=split.inputs,
     )  # fmt: skip

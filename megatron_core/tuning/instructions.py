@@ -25,6 +25,7 @@ from megatron_core.inference import Generator, StoredModel, special_tokens
 from megatron_core.model import LanguageModel
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import Mesh
+from megatron_core.trainer.assemble import describe
 from megatron_core.tuning.likelihood import likelihood_scores
 from megatron_core.tuning.task import (
     Place,
@@ -35,6 +36,7 @@ from megatron_core.tuning.task import (
     nested,
     prompt_of,
     read_split,
+    total,
 )
 
 _SLOTS = 8  # prompts answered at a time
@@ -73,13 +75,13 @@ def instructions(config: InstructionsTask, place: Place) -> Task:
         train=examples_of(train.rows, train.targets, place.model, by_position=True),
         test=examples_of(test.rows, test.targets, place.model, by_position=True),
         make=partial(LanguageModel, place.model),
-        description={"kind": place.model.kind, "config": place.model.model_dump(mode="json")},
+        description=describe(place.model),
         metric="rouge_l" if config.generate else "token_probability",
         score=score,
         baselines=baselines,
         details={
             "train": len(split.train), "test": len(asked), "template": template.name,
-            **split.counts, **train.counts,
+            **total(split.counts, train.counts, test.counts),
         },
         inputs=split.inputs,
         make_start=partial(LanguageModel, place.model),

@@ -18,6 +18,7 @@ from megatron_core.data.tuning.preferences import Preference, read_preferences
 from megatron_core.data.tuning.reading import Items
 from megatron_core.evaluation.intervals import mean_with_interval
 from megatron_core.model import PreferenceModel
+from megatron_core.trainer.assemble import describe
 from megatron_core.trainer.examples import Examples
 from megatron_core.tuning.task import (
     Place,
@@ -27,6 +28,7 @@ from megatron_core.tuning.task import (
     nested,
     prompt_of,
     read_split,
+    total,
 )
 
 
@@ -62,13 +64,13 @@ def preferences(config: PreferencesTask, place: Place) -> Task:
         train=_examples(train, place),
         test=_examples(test, place),
         make=partial(PreferenceModel, place.model, config.beta, prompt=prompt_of(config.adapter)),
-        description={"kind": place.model.kind, "config": place.model.model_dump(mode="json")},
+        description=describe(place.model),
         metric="accuracy",
         score=score,
         baselines=dict,
         details={
             "train": len(train.ids), "test": len(test.ids), "template": template.name,
-            **split.counts, **train.counts,
+            **total(split.counts, train.counts, test.counts),
         },
         inputs=split.inputs,
         make_start=partial(PreferenceModel, place.model, config.beta),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from megatron_core.data.tuning.reading import Items
 from megatron_core.data.tuning.splits import check_apart, split_by_group
 from megatron_core.errors import ReforgeError
 from megatron_core.identity import hash_file, merkle_root
-from megatron_core.model import LanguageModel, Share, TaskModel
+from megatron_core.model import HeadSpec, LanguageModel, Share, TaskModel
 from megatron_core.parallel.mesh import Mesh
+from megatron_core.trainer.assemble import describe
 from megatron_core.trainer.examples import Examples
 
 # Of a model or baseline by metric: ``value``, and the ends ``low`` and ``high`` of the 95 %
@@ -136,6 +138,19 @@ class Grouped(Protocol):
 Item = TypeVar("Item", bound=Grouped)
 
 
+def total(*counts: Mapping[str, int]) -> dict[str, int]:
+    """What was done how often, over several readings and encodings, in the order of the names."""
+    return dict(sorted(sum((Counter(one) for one in counts), Counter[str]()).items()))
+
+
+def described(
+    model: ModelConfig, head: HeadSpec, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What is needed to build the model of a task again."""
+    named = {} if classes is None else {"classes": list(classes)}
+    return {**describe(model), "kind": "task", "head": head.described(), **named}
+
+
 def groups_of(examples: Sequence[Grouped]) -> list[str]:
     """What each belongs with: its group, or nothing else."""
     return [one.group or one.id for one in examples]
@@ -167,10 +182,7 @@ def read_split(files: ExampleFiles, read: Callable[[Path], Items[Item]], seed: i
         paths["test"] = Path(files.test)
     found = {name: read(path) for name, path in paths.items()}
     inputs = {f"{name} examples": _hash(path) for name, path in paths.items()}
-    counts: dict[str, int] = {}
-    for items in found.values():
-        for what, count in items.counts.items():
-            counts[what] = counts.get(what, 0) + count
+    counts = total(*(items.counts for items in found.values()))
     train = list(found["train"].items)
     if "test" in found:
         test = list(found["test"].items)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ from megatron_core.tuning.task import (
     Scores,
     Split,
     Task,
+    described,
     examples_of,
     groups_of,
     nested,
@@ -66,7 +66,7 @@ def classification(config: ClassificationTask, place: Place) -> Task:
 
     return _task(
         config, place, split, head, classes=classes, score=score, baselines=baselines,
-        metric="macro_f1", description={"classes": list(classes)},
+        metric="macro_f1",
     )  # fmt: skip
 
 
@@ -103,14 +103,14 @@ def similarity(config: SimilarityTask, place: Place) -> Task:
 
     return _task(
         config, place, split, head, classes=None, score=score, baselines=baselines,
-        metric="pearson", description={},
+        metric="pearson",
     )  # fmt: skip
 
 
 def _task(
     config: ClassificationTask | SimilarityTask, place: Place, split: Split, head: HeadSpec, *,
     classes: Sequence[str] | None, score: Callable[[Sequence[Tensor]], Scores],
-    baselines: Callable[[], dict[str, Scores]], metric: str, description: Mapping[str, Any],
+    baselines: Callable[[], dict[str, Scores]], metric: str,
 ) -> Task:  # fmt: skip
     tokenizer = place.open_tokenizer()
 
@@ -125,7 +125,7 @@ def _task(
         train=examples_of(train.rows, train.targets[None], place.model),
         test=examples_of(test.rows, test.targets[None], place.model),
         make=partial(TaskModel, place.model, head),
-        description={"kind": "task", "head": head.described(), **description},
+        description=described(place.model, head, classes),
         metric=metric,
         score=score,
         baselines=baselines,

@@ -15,10 +15,11 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
+from megatron_core.checkpoint import find_checkpoints, read_checkpoint
 from megatron_core.config import BatchSizes, Checkpoints, ModelConfig, RateSchedule, TaskConfig
 from megatron_core.errors import CorpusError, ReforgeError
 from megatron_core.exchange import ModelFolder
-from megatron_core.model import LanguageModel, initialize, parameter_shards
+from megatron_core.model import HeadSpec, LanguageModel, TaskModel, initialize, parameter_shards
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer.assemble import fine_tuning, tell_start
@@ -202,6 +203,15 @@ def test_it_trains_and_is_summarized(
             assert heldout.mean == pytest.approx(math.log(2), abs=1e-5)
         training.train()
         results = summarize(task, config, [task.score(tell(training.engine, test))], before)
+    # What the checkpoint says of the model is enough to build it again.
+    said = task.description
+    assert ModelConfig.model_validate(said["config"]) == model
+    if said["kind"] == "task":
+        again = TaskModel(ModelConfig.model_validate(said["config"]), HeadSpec(**said["head"]))
+        names = {shard.place.tensor for shard in parameter_shards(again)}
+        (last,) = find_checkpoints(training.run.checkpoints)
+        trained = set(read_checkpoint(last).tensors)
+        assert trained == names if adapter is None else {"head.weight", "head.bias"} < trained
     model_scores = results["scores"]["model"]
     assert math.isfinite(model_scores[task.metric]["value"])
     assert set(results["scores"]) > {"model"}
