@@ -24,7 +24,7 @@ class Lora(nn.Module):
     each tensor shard, as norms do from each sequence slice.
     """
 
-    sees_whole_sequence = False
+    fp32 = True  # whatever the model computes in
 
     def __init__(self, layer: Split, config: LoraConfig) -> None:
         """``layer`` computes with the sum from now on; its weights must be loaded."""
@@ -44,8 +44,6 @@ class Lora(nn.Module):
         for number, weight in enumerate(self._weights):
             self.register_buffer(f"base{number}", weight.data, persistent=False)
             weight.data = torch.empty_like(weight.data)
-
-    fp32 = True  # whatever the model computes in
 
     def cast(self, dtype: torch.dtype) -> None:
         """Keep the unchanged matrix in the dtype that the model computes in."""

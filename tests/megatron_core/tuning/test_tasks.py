@@ -25,6 +25,7 @@ from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer.assemble import fine_tuning, tell_start
 from megatron_core.trainer.examples import ExampleObjective, tell
 from megatron_core.tuning import Place, Task, open_task, prompt_of, summarize
+from megatron_core.tuning.task import total
 from tests.recipes import small_model
 from tests.tokenizers import KINDS, made
 
@@ -241,6 +242,11 @@ def test_scores_of_several_seeds_have_an_interval_over_them(
     assert model["value"] == pytest.approx(0.4)
     assert model["high"] - 0.4 == pytest.approx(4.3027 * 0.2 / math.sqrt(3), rel=1e-4)
     assert found["seeds"]["3"] == {"macro_f1": {"value": 0.6}}
+
+
+def test_counts_of_reading_and_of_both_sides_are_added() -> None:
+    found = total({"skipped": 2}, {"cut": 1, "windowed": 3}, {"cut": 4})
+    assert list(found.items()) == [("cut", 5), ("skipped", 2), ("windowed", 3)]
 
 
 def test_a_tokenizer_of_another_model_is_refused(
