@@ -190,6 +190,8 @@ def test_it_trains_and_is_summarized(
         if task.make_start is not None:
             told = tell_start(start, task.make_start, config, test, mesh)
             before = task.score(told)
+            if kind == "preferences":
+                _check_reference(model, task, torch.cat(told))
             if task.refer is not None:
                 known = tell_start(start, task.make_start, config, train, mesh)
                 train, test = task.refer(train, known), task.refer(test, told)
@@ -217,6 +219,18 @@ def test_it_trains_and_is_summarized(
     assert math.isfinite(model_scores[task.metric]["value"])
     assert set(results["scores"]) > {"model"}
     assert json.loads(json.dumps(results)) == results
+
+
+@torch.no_grad()
+def _check_reference(model: ModelConfig, task: Task, told: Tensor) -> None:
+    """The first model's log-probabilities, whatever padding makes room for a soft prompt."""
+    whole = LanguageModel(model)
+    initialize(whole, model, seed=2)
+    tokens = task.test.targets[1:].T.long()
+    likely = whole(task.test.tokens).log_softmax(dim=-1)
+    each = likely.gather(-1, tokens.clamp(min=0)[..., None])[..., 0]
+    expected = each.where(tokens != IGNORED, 0.0).sum(dim=-1)
+    torch.testing.assert_close(told, expected, rtol=1e-5, atol=1e-4)
 
 
 def _start(model: ModelConfig) -> ModelFolder:
