@@ -1,0 +1,3 @@
+from kernels.linear_cross_entropy.reference import linear_cross_entropy
+
+__all__ = ["linear_cross_entropy"]
