@@ -15,7 +15,6 @@ from kernels.adamw import adamw_step
 from kernels.attention import attention
 from kernels.gelu import gelu
 from kernels.layer_norm import layer_norm
-from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rms_norm import rms_norm
 from kernels.rotary import apply_rotary
@@ -31,7 +30,6 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
     "attention": ("attention",),
     "gelu": ("gelu",),
     "layer_norm": ("layer_norm",),
-    "linear": ("linear", "input_gradient", "add_weight_gradient"),
     "linear_cross_entropy": ("linear_cross_entropy",),
     "rms_norm": ("rms_norm",),
     "rotary": ("apply_rotary",),
@@ -51,9 +49,6 @@ class Kernels:
     attention: Callable[..., Tensor] = attention
     gelu: Callable[..., Tensor] = gelu
     layer_norm: Callable[..., Tensor] = layer_norm
-    linear: Callable[..., Tensor] = linear
-    input_gradient: Callable[..., Tensor] = input_gradient
-    add_weight_gradient: Callable[..., None] = add_weight_gradient
     linear_cross_entropy: Callable[..., Any] = linear_cross_entropy
     rms_norm: Callable[..., Tensor] = rms_norm
     apply_rotary: Callable[..., Tensor] = apply_rotary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from megatron_core.collectives import ContextSpan, Span
 from megatron_core.config import Grid, ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Place, Share
+from megatron_core.parallel.backends import DTYPES
 from megatron_core.parallel.batch import Batch
-from megatron_core.parallel.engine import DTYPES, Engine
+from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 
@@ -26,6 +28,9 @@ class Forgetful:
 
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:
         pass
+
+    def accumulate(self, weight: nn.Parameter, add: Callable[[Tensor], None]) -> None:
+        add(torch.zeros(weight.shape))
 
 
 def whole(grid: Grid, recompute: str) -> Share:

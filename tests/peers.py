@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from megatron_core.config import ModelConfig
 from megatron_core.conversion.family import Family
-from megatron_core.parallel import engine
+from megatron_core.parallel import backends
 from megatron_core.parallel.batch import Batch
 from megatron_core.trainer.examples import Examples
 
@@ -26,7 +26,7 @@ def double_for_single() -> Iterator[None]:
     single, softmax, narrow = torch.float32, nn.functional.softmax, Tensor.float
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "float32", torch.float64)
-        patch.setitem(engine.DTYPES, "fp32", torch.float64)
+        patch.setitem(backends.DTYPES, "fp32", torch.float64)
         patch.setattr(
             nn.functional, "softmax",
             lambda x, dim=None, dtype=None, **_: softmax(x, dim=dim),

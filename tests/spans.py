@@ -65,6 +65,9 @@ class Leaf:
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:
         self._sum(weight, slice).add_(gradient)
 
+    def accumulate(self, weight: nn.Parameter, add: Callable[[Tensor], None]) -> None:
+        add(self._sum(weight, 0))
+
     def _sum(self, weight: nn.Parameter, variant: int) -> Tensor:
         if (weight, variant) not in self.sums:
             self.sums[weight, variant] = torch.zeros(weight.shape)

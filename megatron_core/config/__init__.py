@@ -51,6 +51,7 @@ from megatron_core.config.finetune import (
     TaskSettings,
     TextExamples,
 )
+from megatron_core.config.kernels import KernelsConfig
 from megatron_core.config.loading import load_recipe
 from megatron_core.config.model import ExpertsConfig, ModelConfig
 from megatron_core.config.prediction import MaskingConfig, PredictionConfig
@@ -98,6 +99,7 @@ __all__ = [
     "Grid",
     "IngestConfig",
     "InstructionsTask",
+    "KernelsConfig",
     "LocalExecution",
     "LoraConfig",
     "LossScale",

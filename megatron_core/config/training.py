@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from megatron_core.config.kernels import KernelsConfig
 from megatron_core.config.section import Section, operational
 
 
@@ -99,6 +100,9 @@ class TrainingConfig(Section):
     loss_scale: LossScale = Field(default_factory=LossScale, description="Used by fp16 alone")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the arithmetic runs")
     threads: int = Field(1, ge=1, description="CPU threads per process; they can change bits")
+    kernels: KernelsConfig = Field(
+        default_factory=KernelsConfig, description="What computes each operation"
+    )
     seed: int = Field(1, ge=0, description="Of initial weights and data order")
     checkpoints: Checkpoints = Field(
         default_factory=Checkpoints, description="When to save and what to keep"

@@ -7,11 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels.attention import attention
 from kernels.dropout import dropout, dropout_key
-from kernels.gelu import gelu
-from kernels.rotary import apply_rotary
-from kernels.swiglu import swiglu
 from megatron_core.config import ModelConfig
 from megatron_core.model.context import visible
 from megatron_core.model.experts import Experts
@@ -36,7 +32,7 @@ class Attention(nn.Module):
         self.query_norm: HeadNorm | WidthNorm | None = None
         self.key_norm: HeadNorm | WidthNorm | None = None
         if config.query_key_norm == "head":
-            self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
+            self.query_norm, self.key_norm = HeadNorm(config, share), HeadNorm(config, share)
         elif config.query_key_norm == "all":
             self.query_norm = WidthNorm(config, config.heads, span)
             self.key_norm = WidthNorm(config, config.kv_heads, span)
@@ -81,8 +77,9 @@ class Attention(nn.Module):
         """Attention of one shard's heads: ``[s, b, heads · size]`` of each local chunk."""
         queries, keys, values = (list(kind) for kind in zip(*shard, strict=True))
         if tables:
-            queries = [apply_rotary(x, table) for x, table in zip(queries, tables, strict=True)]
-            keys = [apply_rotary(x, table) for x, table in zip(keys, tables, strict=True)]
+            rotate = self.share.kernels.apply_rotary
+            queries = [rotate(x, table) for x, table in zip(queries, tables, strict=True)]
+            keys = [rotate(x, table) for x, table in zip(keys, tables, strict=True)]
         if (own := places[0].attention) is not None:
             mixed = own.attend(self.layer, number, *queries, *keys, *values)
             return [mixed.flatten(2)]
@@ -98,6 +95,7 @@ class Attention(nn.Module):
         return [self._attend(*one).flatten(2) for one in read]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None) -> Tensor:
+        attention = self.share.kernels.attention
         if self.share.recompute != "selective":
             return attention(query, key, value, causal=self.causal, window=self.window, seen=seen)
         result: Tensor = checkpoint(
@@ -112,7 +110,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
-        self.span, self.activation = share.tensor, config.activation
+        self.span, self.kernels, self.activation = share.tensor, share.kernels, config.activation
         bias = config.ffn_bias
         if config.gated:
             self.gate = Split(config.ffn, config.hidden, 0, share.tensor, bias=bias)
@@ -130,8 +128,8 @@ class FeedForward(nn.Module):
 
     def _act(self, *inputs: Tensor) -> Tensor:
         if self.activation == "swiglu":
-            return swiglu(*inputs)
-        return gelu(*inputs, tanh=self.activation == "gelu_tanh")
+            return self.kernels.swiglu(*inputs)
+        return self.kernels.gelu(*inputs, tanh=self.activation == "gelu_tanh")
 
 
 class Block(nn.Module):
@@ -144,9 +142,9 @@ class Block(nn.Module):
         super().__init__()
         self.share, self.layer, self.rate = share, layer, config.dropout
         self.norm_place = config.norm_place
-        self.attention_norm = Norm(config)
+        self.attention_norm = Norm(config, share)
         self.attention = Attention(config, share, layer)
-        self.ffn_norm = Norm(config)
+        self.ffn_norm = Norm(config, share)
         self.ffn = FeedForward(config, share) if config.experts is None else Experts(config, share)
 
     def forward(

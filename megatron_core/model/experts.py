@@ -18,7 +18,6 @@ from torch.autograd import Function
 
 from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.precision import wide, wide_dtype
-from kernels.swiglu import swiglu
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.collectives.rows import exchange_rows
 from megatron_core.config import ModelConfig
@@ -126,7 +125,7 @@ class Experts(nn.Module):
         order, place = assignment.order, assignment.place
         both = _ToExperts.apply(x, order, place, shared, *outer)  # type: ignore[no-untyped-call]
         # One segment at a time: at the end of a tensor an exponential may be computed otherwise.
-        inner = [swiglu(both[i], both[i + 1]) for i in range(0, len(both), 2)]
+        inner = [self.share.kernels.swiglu(both[i], both[i + 1]) for i in range(0, len(both), 2)]
         result: Tensor = _FromExperts.apply(weights, order, place, shared, *inner, *narrow)  # type: ignore[no-untyped-call]
         return result
 

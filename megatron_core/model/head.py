@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.gelu import gelu
 from megatron_core.config import ModelConfig
 from megatron_core.model.linear import joined, replicated, whole
 from megatron_core.model.norm import Norm
-from megatron_core.model.place import Place
+from megatron_core.model.place import Place, Share
 
 
 class ClassHead(nn.Module):
@@ -53,17 +52,18 @@ class Pooler(nn.Module):
 class Transform(nn.Module):
     """A dense layer, GELU and a norm (Devlin et al., 2019)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
+        self.kernels = share.kernels
         self.weight = nn.Parameter(torch.empty(config.hidden, config.hidden))
         self.bias = nn.Parameter(torch.zeros(config.hidden))
-        self.norm = Norm(config)
+        self.norm = Norm(config, share)
 
     def forward(self, x: Tensor, place: Place, slices: int) -> Tensor:
         """``[slice, b, hidden]`` to the same."""
         parts = whole(x, self.weight, place.leaf, slices, x.dtype)
         inner = [
-            gelu(part + replicated(self.bias, place.leaf, number), tanh=False)
+            self.kernels.gelu(part + replicated(self.bias, place.leaf, number), tanh=False)
             for number, part in enumerate(parts)
         ]
         return cast(Tensor, self.norm(joined(inner), place, slices))

@@ -19,7 +19,7 @@ from megatron_core.model.norm import Norm
 from megatron_core.model.place import ALONE, Place, Share
 from megatron_core.model.rotary import rotary_angles
 from megatron_core.model.soft_prompt import SoftPrompt
-from megatron_core.model.vocabulary import cross_entropy, embed, token_losses
+from megatron_core.model.vocabulary import cross_entropy, embed, head_loss, token_losses
 
 
 class LanguageModel(nn.Module):
@@ -43,12 +43,12 @@ class LanguageModel(nn.Module):
             if config.token_types:
                 self.token_types = TokenTypes(config)
             if config.embedding_norm:
-                self.embedding_norm = Norm(config)
+                self.embedding_norm = Norm(config, share)
         layers = range(config.layers) if share.layers is None else share.layers
         self.layers = nn.ModuleDict({str(n): Block(config, share, n) for n in layers})
         if share.last:
-            self.final_norm = Norm(config) if config.final_norm else None
-            self.transform = Transform(config) if config.head_transform else None
+            self.final_norm = Norm(config, share) if config.final_norm else None
+            self.transform = Transform(config, share) if config.head_transform else None
             self.head = Split(config.vocabulary, config.hidden, 0, span, bias=config.head_bias)
             self.pooler = Pooler(config.hidden) if config.pooler else None
             self.pair_head = ClassHead(config.hidden, 2) if config.pooler else None
@@ -125,12 +125,19 @@ class LanguageModel(nn.Module):
         """
         found = []
         for x, t, place in zip(self.normed(chunks, places), targets, places, strict=True):
-            loss = cross_entropy(self.scores(x, place), t, self.share.tensor)
+            loss = self._loss(x, t, place)
             if place.segments is not None and place.segments.labels is not None:
                 labels, weight = place.segments.labels, place.segments.weight
                 loss = torch.stack([loss, weight * self._pair_loss(x, labels, place)])
             found.append(loss)
         return found
+
+    def _loss(self, x: Tensor, targets: Tensor, place: Place) -> Tensor:
+        if self.share.tensor.shards > 1:
+            return cross_entropy(self.scores(x, place), targets, self.share.tensor)
+        if self.transform is not None:
+            x = self.transform(x, place, 1)
+        return head_loss(x, targets, self.head, place, self.share.kernels)
 
     def pair_scores(self, x: Tensor, place: Place) -> Tensor:
         """Logits ``[b, 2]`` of pairs, from final hidden states ``[slice, b, hidden]``.

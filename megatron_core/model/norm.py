@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from kernels.layer_norm import layer_norm
 from kernels.precision import wide
-from kernels.rms_norm import rms_norm
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.config import ModelConfig
 from megatron_core.model.linear import Shards, joined, replicated
-from megatron_core.model.place import GradientLeaf, Place
+from megatron_core.model.place import GradientLeaf, Place, Share
 
 
 class Norm(nn.Module):
     """RMSNorm with a learned scale, or LayerNorm with a bias too."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
+        self.kernels = share.kernels
         self.weight = nn.Parameter(torch.ones(config.hidden))
         self.bias = nn.Parameter(torch.zeros(config.hidden)) if config.norm == "layer" else None
         self.epsilon = config.norm_epsilon
@@ -37,22 +36,23 @@ class Norm(nn.Module):
     def _one(self, x: Tensor, leaf: GradientLeaf | None, slice: int) -> Tensor:
         weight = replicated(self.weight, leaf, slice)
         if self.bias is None:
-            return rms_norm(x, weight, self.epsilon)
-        return layer_norm(x, weight, replicated(self.bias, leaf, slice), self.epsilon)
+            return self.kernels.rms_norm(x, weight, self.epsilon)
+        return self.kernels.layer_norm(x, weight, replicated(self.bias, leaf, slice), self.epsilon)
 
 
 class HeadNorm(nn.Module):
     """RMSNorm over each head (Henry et al., 2020); its scale is the same for all heads."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
+        self.kernels = share.kernels
         self.weight = nn.Parameter(torch.ones(config.head_size))
         self.epsilon = config.norm_epsilon
 
     def forward(self, shards: Sequence[Tensor], span: Span, place: Place) -> list[Tensor]:
         """``[s, b, heads / T, size]`` of each local shard, which gives a gradient of its own."""
         return [
-            rms_norm(x, replicated(self.weight, place.leaf, number), self.epsilon)
+            self.kernels.rms_norm(x, replicated(self.weight, place.leaf, number), self.epsilon)
             for number, x in enumerate(shards)
         ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from kernels.registry import Kernels
 from megatron_core.collectives import WHOLE, ContextSpan, Span
 from megatron_core.model.documents import Documents
 from megatron_core.model.segments import Segments
@@ -28,6 +30,10 @@ class GradientLeaf(Protocol):
 
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:
         """Add a gradient that sequence slice ``slice``, counted among the local ones, gave."""
+        ...
+
+    def accumulate(self, weight: nn.Parameter, add: Callable[[Tensor], None]) -> None:
+        """Let ``add`` add a gradient to the fp32 sum in place; not if the weight is frozen."""
         ...
 
 
@@ -66,6 +72,8 @@ class Place:
         documents: Of the whole sequences, when those in one do not see each other; None if they do.
         attention: What mixes the tokens instead of attention over the whole row, if anything.
         segments: Of the whole sequences, when they are pairs; None for sequences of one segment.
+        counted: int64 ``[n]``, which of the chunk's positions ``s · b`` have a prediction that
+            counts, if others need no logits; None for all of them.
     """
 
     chunk: int = 0
@@ -76,6 +84,7 @@ class Place:
     documents: Documents | None = None
     attention: SequenceAttention | None = None
     segments: Segments | None = None
+    counted: Tensor | None = None
 
 
 ALONE = (Place(),)
@@ -93,6 +102,7 @@ class Share:
         first: Whether the embedding is here.
         last: Whether the head is here.
         recompute: Activations computed again in the backward pass.
+        kernels: What computes each operation.
     """
 
     tensor: Span = WHOLE
@@ -102,3 +112,4 @@ class Share:
     first: bool = True
     last: bool = True
     recompute: str = "none"
+    kernels: Kernels = field(default_factory=Kernels)

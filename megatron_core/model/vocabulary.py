@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
 from kernels.cross_entropy import IGNORED, cross_entropy_each, cross_entropy_sum
 from kernels.precision import wide
+from kernels.registry import Kernels
 from megatron_core.collectives import Span, tree_sum
-from megatron_core.model.linear import Split
-from megatron_core.model.place import GradientLeaf
+from megatron_core.model.linear import Shards, Split
+from megatron_core.model.place import GradientLeaf, Place
 
 
 def embed(tokens: Tensor, table: Split, span: Span, leaf: GradientLeaf | None) -> Tensor:
@@ -33,6 +34,19 @@ def cross_entropy(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tens
     if span.shards == 1:
         return cross_entropy_sum(logits[0], targets)
     return _across(logits, targets, span).sum()
+
+
+def head_loss(x: Tensor, targets: Tensor, head: Split, place: Place, kernels: Kernels) -> Tensor:
+    """As :func:`cross_entropy` of the logits of ``x [s, b, hidden]``, on a grid of one shard.
+
+    The gradients are made with the loss, so that the logits need not be kept, and those of
+    weights are given to the leaf at once: what follows must be ``place.scale`` times the loss.
+    """
+    bias = head.bias.local[0] if isinstance(head.bias, Shards) else None
+    (weight,) = head.shards
+    trained = torch.is_grad_enabled()
+    result: Tensor = _HeadLoss.apply(x, targets, place, kernels, trained, weight, bias)  # type: ignore[no-untyped-call]
+    return result
 
 
 def token_losses(logits: Sequence[Tensor], targets: Tensor, span: Span) -> Tensor:
@@ -55,6 +69,53 @@ def _rows(tokens: Tensor, shard: int, size: int) -> tuple[Tensor, Tensor]:
     row = tokens - shard * size
     inside = (row >= 0) & (row < size)
     return inside, row.where(inside, 0)
+
+
+class _HeadLoss(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, targets: Tensor, place: Place, kernels: Kernels, trained: bool,
+        weight: nn.Parameter, bias: nn.Parameter | None,
+    ) -> Tensor:  # fmt: skip
+        rows, flat = x.flatten(0, -2), targets.flatten()
+        if place.counted is not None:
+            rows, flat = rows[place.counted], flat[place.counted]
+        leaf = place.leaf
+        scale = None if not trained else place.scale if leaf is not None else 1.0
+        found: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+
+        def compute(total: Tensor | None) -> None:
+            found.append(
+                kernels.linear_cross_entropy(
+                    rows, weight, flat, bias, scale=scale, weight_gradient=total
+                )
+            )
+
+        total: Tensor | None = None
+        if not trained or not weight.requires_grad:
+            compute(None)
+        elif leaf is not None:
+            leaf.accumulate(weight, compute)
+        else:
+            compute(total := torch.zeros_like(wide(weight)))
+        ((loss, own, of_bias),) = found
+        if own is not None and place.counted is not None:
+            own = own.new_zeros(targets.numel(), x.shape[-1]).index_copy_(0, place.counted, own)
+        if leaf is not None and of_bias is not None and bias is not None:
+            leaf.add(bias, of_bias)
+            of_bias = None
+        ctx.leaf, ctx.dtype = leaf, weight.dtype
+        ctx.gradients = own if own is None else own.view_as(x), total, of_bias
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        own, total, of_bias = ctx.gradients
+        if ctx.leaf is None:
+            own, total, of_bias = (
+                None if x is None else (x * gradient).to(ctx.dtype) for x in (own, total, of_bias)
+            )
+        return own, None, None, None, None, total, of_bias
 
 
 class _Embed(Function):

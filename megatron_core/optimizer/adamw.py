@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.adamw import adamw_step
+from kernels.registry import Kernels
 from megatron_core.config import AdamW
 
 
@@ -22,11 +22,13 @@ class AdamWState:
         self.first = torch.zeros_like(weights)
         self.second = torch.zeros_like(weights)
 
-    def update(self, gradient: Tensor, *, step: int, rate: float, config: AdamW) -> None:
+    def update(
+        self, gradient: Tensor, *, step: int, rate: float, config: AdamW, kernels: Kernels
+    ) -> None:
         """One step in place; ``gradient`` is clipped, ``step`` counts from 1."""
         cut = self.decayed
         for part, decay in ((slice(0, cut), config.weight_decay), (slice(cut, None), 0.0)):
-            adamw_step(
+            kernels.adamw_step(
                 self.weights[part],
                 gradient[part],
                 self.first[part],

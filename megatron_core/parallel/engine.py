@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kernels.cross_entropy import IGNORED
+from kernels.registry import load
 from megatron_core.collectives import peers, tree_sum
 from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
@@ -24,6 +26,7 @@ from megatron_core.model import (
     changed_matrices,
     parameter_shards,
 )
+from megatron_core.parallel.backends import DTYPES, chosen_kernels
 from megatron_core.parallel.batch import Batch, MeanLoss
 from megatron_core.parallel.bucket import Bucket, make_buckets
 from megatron_core.parallel.gradients import ChunkLeaf, StepGradients
@@ -31,8 +34,6 @@ from megatron_core.parallel.measure import Measured, measure, speaks_for
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.parallel.pipeline import Microbatch, Pipeline
 from megatron_core.parallel.schedule import forward_actions, pipeline_actions, stage_layers
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Engine:
             ConfigError: the pipeline has more stages than the model has layers.
         """
         self.config, self.mesh = config, mesh
+        self.kernels = load({one.operation: one.backend for one in chosen_kernels(config)})
         self.tensor, self.context = mesh.tensor(config.grid), mesh.context(config.grid)
         layout, dtype = mesh.layout, DTYPES[config.precision]
         count = layout.pipeline * layout.stages
@@ -121,6 +123,7 @@ class Engine:
         return Share(
             tensor=self.tensor, context=self.context, expert=self.mesh.expert(), layers=layers,
             first=number == 0, last=number == count - 1, recompute=self.config.recompute,
+            kernels=self.kernels,
         )  # fmt: skip
 
     def _catalogue(self, local: Iterable[ParameterShard]) -> dict[str, GridShard]:
@@ -259,9 +262,11 @@ class Engine:
         predictions = batch.count / batch.tokens.numel()
         for number, chunk in enumerate(chunks):
             leaf = None if shard is None else ChunkLeaf(self.gradients, shard, number, later)
-            places.append(
-                Place(chunk, leaf, draw, scale, predictions, documents, segments=segments)
-            )
+            counted = _counted(targets[number]) if batch.by_position else None
+            if counted is not None:
+                counted = counted.to(device, non_blocking=True)
+            place = Place(chunk, leaf, draw, scale, predictions, documents, segments=segments)
+            places.append(replace(place, counted=counted))
         return Microbatch(
             [x.to(device, non_blocking=True) for x in tokens],
             [x.to(device, non_blocking=True) for x in targets],
@@ -348,7 +353,10 @@ class Engine:
         for bucket in self._owned():
             if coefficient != 1.0:
                 bucket.gradient.mul_(coefficient)
-            bucket.state.update(bucket.gradient, step=step, rate=rate, config=self.config.optimizer)
+            bucket.state.update(
+                bucket.gradient, step=step, rate=rate, config=self.config.optimizer,
+                kernels=self.kernels,
+            )  # fmt: skip
         self.publish()
 
     def publish(self) -> None:
@@ -374,3 +382,9 @@ class Engine:
                     view = getattr(bucket.state, kind)[run.start : run.stop]
                     found.append(OwnedRun(kind, shard.tensor, shard.shard, run.offset, view))
         return found
+
+
+def _counted(targets: Tensor) -> Tensor | None:
+    """Which of ``targets [s, b]``, flat, count; None if all do."""
+    counts = (targets != IGNORED).flatten()
+    return None if bool(counts.all()) else counts.nonzero()[:, 0]

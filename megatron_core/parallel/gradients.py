@@ -114,3 +114,8 @@ class ChunkLeaf:
             total.add_(gradient)
 
         self._gradients.add(weight, self._shard, self._chunk, slice, plain)
+
+    @torch.no_grad()
+    def accumulate(self, weight: nn.Parameter, add: Callable[[Tensor], None]) -> None:
+        """Let ``add`` add to the sum, now."""
+        self._gradients.add(weight, self._shard, self._chunk, 0, add)

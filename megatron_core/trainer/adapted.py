@@ -26,7 +26,8 @@ from megatron_core.model import (
     merged,
     parameter_shards,
 )
-from megatron_core.parallel.engine import DTYPES, Engine
+from megatron_core.parallel.backends import DTYPES
+from megatron_core.parallel.engine import Engine
 from megatron_core.trainer.loop import Trainer
 from megatron_core.trainer.objective import Objective
 from megatron_core.trainer.run import TrainingRun

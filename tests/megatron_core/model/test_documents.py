@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kernels.attention import attention
 from kernels.cross_entropy import IGNORED
+from kernels.registry import Kernels
 from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
 from megatron_core.config import Grid
 from megatron_core.model import Documents, LanguageModel
@@ -167,7 +169,8 @@ def test_rotary_positions_restart(monkeypatch: pytest.MonkeyPatch) -> None:
         used.append(table)
         return apply_rotary(x, table)
 
-    monkeypatch.setattr("megatron_core.model.block.apply_rotary", noted)
+    noting = replace(Kernels(), apply_rotary=noted)
+    monkeypatch.setattr("megatron_core.parallel.engine.load", lambda _: noting)
     config = recipe(model=small_model(layers=1), grid=Grid(context=4))
     with open_mesh(Layout(), "cpu", 1) as mesh:
         engine = engine_of(config, mesh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,9 @@ class Ledger:
     @torch.no_grad()
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:
         self._sum(weight, slice).add_(gradient)
+
+    def accumulate(self, weight: nn.Parameter, add: Callable[[Tensor], None]) -> None:
+        add(self._sum(weight, 0))
 
 
 def step(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kernels.registry import Kernels
 from megatron_core.config import AdamW
 from megatron_core.optimizer import BLOCK, AdamWState, FlatLayout, clip_coefficient
 
@@ -51,7 +52,7 @@ def test_the_update_decays_matrices_alone() -> None:
         gradient = normal(layout.size, step)
         for name, view in layout.views(gradient).items():
             theirs[name].grad = view.double()
-        state.update(gradient, step=step, rate=1e-2, config=CONFIG)
+        state.update(gradient, step=step, rate=1e-2, config=CONFIG, kernels=Kernels())
         optimizer.step()
     first, second = layout.views(state.first), layout.views(state.second)
     for name, parameter in theirs.items():
@@ -74,7 +75,7 @@ def trained(bounds: Sequence[int]) -> list[Tensor]:
         gradient = normal(LONG.size, step)
         for state, (start, stop) in zip(states, pairwise(bounds), strict=True):
             part = gradient[start:stop].clone()
-            state.update(part, step=step, rate=1e-2 / step, config=CONFIG)
+            state.update(part, step=step, rate=1e-2 / step, config=CONFIG, kernels=Kernels())
     return [
         torch.cat([getattr(state, kind) for state in states])
         for kind in ("weights", "first", "second")
