@@ -51,4 +51,4 @@ def pretrain(
             trained = train(trainer, run.output)
         run.content = {"model": trained.checkpoint.root}
         run.metrics(trained.metrics)
-        run.summary(trained.metrics)
+        run.summary(trained.summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from megatron_core.checkpoint import Checkpoint, checkpoint_path, save_weights
 from megatron_core.conversion import tensor_shapes
 from megatron_core.errors import IntegrityError
 from megatron_core.exchange import WHOLE
-from megatron_core.files import write_text
+from megatron_core.files import write_json, write_text
 from megatron_core.parallel.launch import is_first_rank
 from megatron_core.trainer import Trainer
 from megatron_core.trainer.assemble import describe
@@ -30,6 +31,16 @@ class Trained:
     path: Path
     checkpoint: Checkpoint
     metrics: dict[str, Any] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers, and what computed them."""
+        by_backend = defaultdict(list)
+        for operation, backend in self.kernels.items():
+            by_backend[backend].append(operation)
+        shown = "; ".join(f"{name}: {', '.join(of)}" for name, of in sorted(by_backend.items()))
+        return {**self.metrics, "kernels": shown}
 
 
 def tokenizer_of_tokens(run: StageRun) -> Path | None:
@@ -85,13 +96,15 @@ def train(trainer: Trainer, output: Path) -> Trained:
         run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*")
     )
     shutil.copy(run.steps, output / "steps.jsonl")
+    kernels = {one.operation: one.backend for one in trainer.engine.choices}
+    write_json(output / "kernels.json", kernels)
     for name in ("fingerprints.json", "fingerprints.bin"):
         if (run.folder / name).exists():
             shutil.copy(run.folder / name, output / name)
     for name in ("curves", WHOLE):
         if (run.folder / name).exists():
             shutil.copytree(run.folder / name, output / name)
-    return Trained(path, checkpoint, _metrics(trainer, checkpoint.step))
+    return Trained(path, checkpoint, _metrics(trainer, checkpoint.step), kernels)
 
 
 def _metrics(trainer: Trainer, steps: int) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cross_entropy import cross_entropy_sum
+from kernels.cross_entropy import IGNORED
 from kernels.linear import add_weight_gradient, input_gradient, linear
-from kernels.precision import wide_dtype
+from kernels.precision import wide
 
 
 @torch.no_grad()
@@ -38,12 +39,17 @@ def linear_cross_entropy(
     logits = linear(x, weight)
     if bias is not None:
         logits += bias
+    logarithms = F.log_softmax(wide(logits), dim=-1)
+    del logits
+    loss = F.nll_loss(logarithms, targets, reduction="sum", ignore_index=IGNORED)
     if scale is None:
-        return cross_entropy_sum(logits, targets), None, None
-    with torch.enable_grad():
-        loss = cross_entropy_sum(logits.requires_grad_(), targets)
-        (gradient,) = torch.autograd.grad(loss, logits, loss.new_full((), scale))
+        return loss, None, None
+    counted = (targets != IGNORED)[:, None]
+    picked = torch.zeros_like(logarithms)
+    picked.scatter_(1, targets[:, None].where(counted, 0), counted * -scale)
+    gradient = torch.ops.aten._log_softmax_backward_data(picked, logarithms, -1, logarithms.dtype)
+    of_bias = None if bias is None else gradient.sum(dim=0)
+    gradient = gradient.to(x.dtype)
     if weight_gradient is not None:
         add_weight_gradient(weight_gradient, gradient, x)
-    of_bias = None if bias is None else gradient.sum(dim=0, dtype=wide_dtype(gradient.dtype))
-    return loss.detach(), input_gradient([gradient], [weight]).to(x.dtype), of_bias
+    return loss, input_gradient([gradient], [weight]).to(x.dtype), of_bias

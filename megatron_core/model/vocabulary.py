@@ -105,12 +105,13 @@ class _HeadLoss(Function):
             leaf.add(bias, of_bias)
             of_bias = None
         ctx.leaf, ctx.dtype = leaf, weight.dtype
-        ctx.gradients = own if own is None else own.view_as(x), total, of_bias
+        if trained:
+            ctx.save_for_backward(own if own is None else own.view_as(x), total, of_bias)
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        own, total, of_bias = ctx.gradients
+        own, total, of_bias = ctx.saved_tensors
         if ctx.leaf is None:
             own, total, of_bias = (
                 None if x is None else (x * gradient).to(ctx.dtype) for x in (own, total, of_bias)

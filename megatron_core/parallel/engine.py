@@ -67,7 +67,8 @@ class Engine:
             ConfigError: the pipeline has more stages than the model has layers.
         """
         self.config, self.mesh = config, mesh
-        self.kernels = load({one.operation: one.backend for one in chosen_kernels(config)})
+        self.choices = chosen_kernels(config)
+        self.kernels = load({one.operation: one.backend for one in self.choices})
         self.tensor, self.context = mesh.tensor(config.grid), mesh.context(config.grid)
         layout, dtype = mesh.layout, DTYPES[config.precision]
         count = layout.pipeline * layout.stages

@@ -243,9 +243,14 @@ def visible_chunks(job: Job) -> list[int]:
 
 
 def _head(job: Job) -> float:
-    """The final norm, and what the cross-entropy keeps of the logits, all local chunks."""
-    logits = job.tokens * job.model.vocabulary / job.layout.tensor
-    kept = 4 * logits if job.tensor == 1 else job.width * logits + 8 * job.tokens
+    """The final norm, and what the cross-entropy keeps, all local chunks.
+
+    On a grid of several tensor shards that is the logits, otherwise the gradient of the norm's
+    output in place of that.
+    """
+    kept = 0.0
+    if job.tensor > 1:
+        kept = job.width * job.tokens * job.model.vocabulary / job.layout.tensor + 8 * job.tokens
     return job.chunks * (_norm(job) + kept)
 
 
@@ -263,7 +268,7 @@ def deferred(job: Job, stage: int) -> float:
     )
     total = len(job.stages[stage]) * block
     if stage == len(job.stages) - 1:
-        total += a.hidden + a.vocabulary / tensor
+        total += (a.hidden + a.vocabulary / tensor) if job.tensor > 1 else 0
     return job.chunks * job.tokens * job.width * total
 
 
@@ -280,7 +285,12 @@ def _workspace(job: Job, stage: int) -> float:
         block += _block(job) - (_block_input(job) if job.width == 4 else 0)
     if stage < len(job.stages) - 1:
         return block
-    logits = 8 * job.tokens * a.vocabulary / job.tensor
-    if job.tensor > 1 and job.width < 4:
-        logits += 4 * job.tokens * a.vocabulary / tensor  # all local shards in fp32
+    if job.tensor == 1:
+        # Logarithms of probabilities, gradients of these, of the logits and of what made them.
+        each = (12.0 if job.width == 4 else 14.0) * a.vocabulary + 4 * a.hidden
+        logits = each * job.tokens
+    else:
+        logits = 8 * job.tokens * a.vocabulary / job.tensor
+        if job.width < 4:
+            logits += 4 * job.tokens * a.vocabulary / tensor  # all local shards in fp32
     return max(block - _head(job), logits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from megatron_core.model import (
     initialize,
     load_parameters,
 )
+from megatron_core.parallel.backends import chosen_kernels
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.trainer.adapted import AdapterTrainer, body_of
@@ -68,7 +70,7 @@ def pretraining(
 
     description = describe(config.model)
     run = TrainingRun.of(
-        folder, "pretrain", recipe=config.identity(), inputs=inputs, model=description
+        folder, "pretrain", recipe=_recipe(config), inputs=inputs, model=description
     )
     objective = prediction_objective(config, config.model, tokens, folder)
     return Trainer(Engine(build, config, mesh, model=config.model), objective, run=run)
@@ -84,6 +86,12 @@ def continued_pretraining(
         "continued", config, config.adapter, start, partial(LanguageModel, start.config),
         objective, describe(start.config), inputs, folder, mesh,
     )  # fmt: skip
+
+
+def _recipe(config: TrainingConfig) -> dict[str, Any]:
+    """What a run is known by of its recipe: with the kernels that it gets, however asked for."""
+    chosen = {one.operation: one.backend for one in chosen_kernels(config)}
+    return {**config.identity(), "kernels": chosen}
 
 
 def fine_tuning(
@@ -109,7 +117,7 @@ def fine_tuning(
     if adapter is not None:
         known |= {"adapter": adapter.model_dump(mode="json"), "base": root}
     run = TrainingRun.of(
-        folder, name, recipe=config.identity(), inputs={**inputs, "start": root}, model=known
+        folder, name, recipe=_recipe(config), inputs={**inputs, "start": root}, model=known
     )
     engine = Engine(build, config, mesh, model=start.config)
     if adapter is None:

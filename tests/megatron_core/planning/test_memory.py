@@ -69,6 +69,7 @@ def test_a_step_takes_what_is_planned(changes: dict[str, Any]) -> None:
         "model": {**MODEL, "positions": 128},
         "sequence_length": 128,
         "batch": {"sequences": 8, "microbatch": 4},
+        "kernels": {"default": "reference"},
     }
     config = PretrainConfig.model_validate({**base, **changes})
     state, step = step_bytes(config, Layout())
@@ -83,6 +84,7 @@ RANKS = {
     "batch": {"sequences": 8, "microbatch": 2},
     "grid": {"data": 2, "tensor": 2, "context": 2},
     "precision": "bf16",
+    "kernels": {"default": "reference"},
 }
 
 
