@@ -1,0 +1,351 @@
+// Attention in tiles that stay in the first caches (Dao et al., 2022), forward and backward.
+//
+// Every sum has one order, whatever the number of threads: one thread computes all that belongs to
+// one head of keys and values of one sample.
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "vector.h"
+
+namespace {
+
+constexpr long ROWS = 6;    // of a product that is held in registers, 16 columns wide
+constexpr long BLOCK = 48;  // queries, and keys, of a tile
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+constexpr float NOTHING = -1e30f;  // below every score, and yet a number
+
+struct Strided {
+    float* data;
+    long position, sample, head, number;  // strides
+    float* row(long p, long b, long h) const {
+        return data + p * position + b * sample + h * head;
+    }
+};
+
+struct Problem {
+    long length, keys, batch, heads, kv_heads, size, causal, window, threads;
+    const uint8_t* seen;
+    long seen_sample, seen_query, seen_key;
+
+    long padded() const { return (size + WIDTH - 1) / WIDTH * WIDTH; }
+    long tiles() const { return (keys + BLOCK - 1) / BLOCK; }
+    long rows() const { return (length + BLOCK - 1) / BLOCK * BLOCK; }
+    long last(long query) const { return query < length ? query : length - 1; }
+    // The keys that a query sees, unless a mask says more.
+    long first(long query) const {
+        const long position = keys - length + last(query);
+        return window > 0 && position >= window ? position - window + 1 : 0;
+    }
+    long end(long query) const { return causal ? keys - length + last(query) + 1 : keys; }
+};
+
+struct Buffer {
+    explicit Buffer(long count)
+        : data((float*)std::aligned_alloc(64, (count * sizeof(float) + 127) / 64 * 64)) {
+        if (data) std::memset(data.get(), 0, count * sizeof(float));
+    }
+    operator float*() const { return data.get(); }
+    struct Free {
+        void operator()(float* x) const { std::free(x); }
+    };
+    std::unique_ptr<float, Free> data;
+};
+
+// c [M, 8 N] += or = a [M, depth] b [depth, 8 N], with any strides of a.
+template <int M, int N, bool ADD>
+INLINE void tile_product(const float* a, long a_row, long a_column, const float* b, long b_row,
+                         float* c, long c_row, long depth) {
+    Vector sum[M][N];
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) sum[i][n] = ADD ? load(c + i * c_row + n * WIDTH) : Vector{};
+    for (long k = 0; k < depth; ++k) {
+        Vector right[N];
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) right[n] = load(b + k * b_row + n * WIDTH);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+            const Vector left = all(a[i * a_row + k * a_column]);
+#pragma GCC unroll 2
+            for (int n = 0; n < N; ++n) sum[i][n] += left * right[n];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) store(c + i * c_row + n * WIDTH, sum[i][n]);
+}
+
+// The same for ROWS rows and any multiple of 8 columns.
+template <bool ADD>
+void product(const float* a, long a_row, long a_column, const float* b, long b_row, float* c,
+             long c_row, long depth, long columns) {
+    long n = 0;
+    for (; n + 2 * WIDTH <= columns; n += 2 * WIDTH)
+        tile_product<ROWS, 2, ADD>(a, a_row, a_column, b + n, b_row, c + n, c_row, depth);
+    if (n < columns)
+        tile_product<ROWS, 1, ADD>(a, a_row, a_column, b + n, b_row, c + n, c_row, depth);
+}
+
+void copy_row(float* to, const float* from, long stride, long size, float scale = 1.0f) {
+    if (stride == 1)
+        for (long i = 0; i < size; ++i) to[i] = from[i] * scale;
+    else
+        for (long i = 0; i < size; ++i) to[i] = from[i * stride] * scale;
+}
+
+// Rows of one head: [count, padded].
+void pack(float* to, const Strided& x, long start, long count, long b, long h, const Problem& p,
+          float scale = 1.0f) {
+    for (long i = 0; i < count; ++i)
+        copy_row(to + i * p.padded(), x.row(start + i, b, h), x.number, p.size, scale);
+}
+
+// Columns of one head's tiles of keys: [tiles, size, BLOCK].
+void pack_transposed(float* to, const float* packed, const Problem& p) {
+    for (long j = 0; j < p.keys; ++j) {
+        float* column = to + j / BLOCK * p.size * BLOCK + j % BLOCK;
+        for (long i = 0; i < p.size; ++i) column[i * BLOCK] = packed[j * p.padded() + i];
+    }
+}
+
+// What of a tile some of ROWS queries see: columns, to 16.
+struct Range {
+    long low, high;
+    Range(const Problem& p, long query, long tile) : low(0), high(BLOCK) {
+        const long start = tile * BLOCK;
+        const long first = p.seen ? 0 : p.first(query);
+        const long end = p.seen ? p.keys : p.end(query + ROWS - 1);
+        if (first > start) low = (first - start) / 16 * 16;
+        if (end - start < high) high = (end - start + 15) / 16 * 16;
+    }
+    bool empty() const { return high <= low; }
+};
+
+// The scores that a query does not see become -infinity.
+void hide(float* scores, const Problem& p, long b, long query, long tile, const Range& range) {
+    const long start = tile * BLOCK;
+    if (p.seen) {
+        const uint8_t* row = p.seen + b * p.seen_sample + p.last(query) * p.seen_query;
+        for (long j = range.low; j < range.high; ++j)
+            if (start + j >= p.keys || !row[(start + j) * p.seen_key]) scores[j] = -INFINITY;
+        return;
+    }
+    for (long j = range.low; j < p.first(query) - start && j < range.high; ++j)
+        scores[j] = -INFINITY;
+    const long end = p.end(query) - start;
+    for (long j = end > range.low ? end : range.low; j < range.high; ++j) scores[j] = -INFINITY;
+}
+
+// The softmax of ROWS queries goes on by one tile: scores become shares of the largest so far.
+void advance(float* scores, float* largest, Vector* total, float* mixed, const Range& range,
+             long padded) {
+    for (long i = 0; i < ROWS; ++i, scores += BLOCK, mixed += padded) {
+        Vector top = all(largest[i]);
+        for (long j = range.low; j < range.high; j += WIDTH) top = larger(top, load(scores + j));
+        const float now = largest_of(top);
+        if (now != largest[i]) {
+            const float shrink = exp2_of(all(largest[i] - now))[0];
+            largest[i] = now;
+            total[i] *= shrink;
+            for (long j = 0; j < padded; j += WIDTH) store(mixed + j, load(mixed + j) * shrink);
+        }
+        const Vector shift = all(now);
+        Vector sum = total[i];
+        for (long j = range.low; j < range.high; j += WIDTH) {
+            const Vector share = exp2_of(load(scores + j) - shift);
+            store(scores + j, share);
+            sum += share;
+        }
+        total[i] = sum;
+    }
+}
+
+struct Forward {
+    const Problem& p;
+    Strided query, key, value, mixed;
+    float* spread;  // of each query's scores, log2 of the sum of 2^score: [batch, heads, length]
+
+    void head(long b, long kv) const {
+        const long padded = p.padded(), groups = p.heads / p.kv_heads;
+        Buffer keys(p.tiles() * BLOCK * padded), values(p.tiles() * BLOCK * padded);
+        Buffer turned(p.tiles() * BLOCK * p.size);
+        pack(keys, key, 0, p.keys, b, kv, p);
+        pack(values, value, 0, p.keys, b, kv, p);
+        pack_transposed(turned, keys, p);
+        Buffer queries(BLOCK * padded), sum(BLOCK * padded), scores(ROWS * BLOCK);
+        for (long h = kv * groups; h < (kv + 1) * groups; ++h)
+            for (long m = 0; m < p.length; m += BLOCK)
+                block(b, h, m, queries, sum, scores, turned, values);
+    }
+
+    void block(long b, long h, long m, float* queries, float* sum, float* scores,
+               const float* turned, const float* values) const {
+        const long padded = p.padded(), count = p.length - m < BLOCK ? p.length - m : BLOCK;
+        const long strips = (count + ROWS - 1) / ROWS;
+        float largest[BLOCK];
+        Vector total[BLOCK];
+        for (long i = 0; i < BLOCK; ++i) largest[i] = NOTHING, total[i] = Vector{};
+        std::memset(sum, 0, BLOCK * padded * sizeof(float));
+        pack(queries, query, m, count, b, h, p, LOG2_E / std::sqrt((float)p.size));
+        for (long tile = 0; tile < p.tiles(); ++tile)
+            for (long s = 0; s < strips; ++s) {
+                const long i = s * ROWS;
+                const Range range(p, m + i, tile);
+                if (range.empty()) continue;
+                product<false>(queries + i * padded, padded, 1,
+                               turned + tile * p.size * BLOCK + range.low, BLOCK,
+                               scores + range.low, BLOCK, p.size, range.high - range.low);
+                for (long r = 0; r < ROWS; ++r)
+                    hide(scores + r * BLOCK, p, b, m + i + r, tile, range);
+                advance(scores, largest + i, total + i, sum + i * padded, range, padded);
+                product<true>(scores + range.low, BLOCK, 1,
+                              values + (tile * BLOCK + range.low) * padded, padded,
+                              sum + i * padded, padded, range.high - range.low, padded);
+            }
+        for (long i = 0; i < count; ++i) {
+            const float all_of_it = sum_of(total[i]);
+            float* row = mixed.row(m + i, b, h);
+            for (long j = 0; j < p.size; ++j) row[j] = sum[i * padded + j] / all_of_it;
+            spread[(b * p.heads + h) * p.length + m + i] = largest[i] + std::log2(all_of_it);
+        }
+    }
+};
+
+// What the backward pass reads of the queries of one head of keys and values.
+struct Queries {
+    Buffer query, given, of_query, spread, along;
+    Queries(const Problem& p, long groups)
+        : query(groups * p.rows() * p.padded()), given(groups * p.rows() * p.padded()),
+          of_query(groups * p.rows() * p.padded()), spread(groups * p.rows()),
+          along(groups * p.rows()) {}
+};
+
+struct Backward {
+    const Problem& p;
+    Strided query, key, value, mixed, given;
+    const float* spread;
+    Strided of_query, of_key, of_value;
+
+    void head(long b, long kv) const {
+        const long padded = p.padded(), groups = p.heads / p.kv_heads, all_keys = p.tiles() * BLOCK;
+        Buffer keys(all_keys * padded), values(all_keys * padded);
+        Buffer keys_turned(p.tiles() * BLOCK * p.size), values_turned(p.tiles() * BLOCK * p.size);
+        pack(keys, key, 0, p.keys, b, kv, p);
+        pack(values, value, 0, p.keys, b, kv, p);
+        pack_transposed(keys_turned, keys, p);
+        pack_transposed(values_turned, values, p);
+        const Queries q(p, groups);
+        for (long g = 0; g < groups; ++g) read(q, g, b, kv * groups + g);
+        Buffer sum_key(BLOCK * padded), sum_value(BLOCK * padded);
+        Buffer shares(BLOCK * BLOCK), slopes(BLOCK * BLOCK);
+        for (long tile = 0; tile < p.tiles(); ++tile) {
+            std::memset(sum_key, 0, BLOCK * padded * sizeof(float));
+            std::memset(sum_value, 0, BLOCK * padded * sizeof(float));
+            for (long g = 0; g < groups; ++g)
+                for (long m = 0; m < p.length; m += BLOCK)
+                    block(q, g * p.rows() + m, m, b, tile, keys, keys_turned, values_turned,
+                          shares, slopes, sum_key, sum_value);
+            for (long j = 0; j < BLOCK && tile * BLOCK + j < p.keys; ++j) {
+                // The packed queries have the scale of the scores and of the power of two.
+                copy_row(of_key.row(tile * BLOCK + j, b, kv), sum_key + j * padded, 1, p.size, LN_2);
+                copy_row(of_value.row(tile * BLOCK + j, b, kv), sum_value + j * padded, 1, p.size);
+            }
+        }
+        const float scale = 1.0f / std::sqrt((float)p.size);
+        for (long g = 0; g < groups; ++g)
+            for (long i = 0; i < p.length; ++i)
+                copy_row(of_query.row(i, b, kv * groups + g),
+                         q.of_query + (g * p.rows() + i) * padded, 1, p.size, scale);
+    }
+
+    void read(const Queries& q, long g, long b, long h) const {
+        const long padded = p.padded(), start = g * p.rows();
+        const float scale = LOG2_E / std::sqrt((float)p.size);
+        pack(q.query + start * padded, query, 0, p.length, b, h, p, scale);
+        pack(q.given + start * padded, given, 0, p.length, b, h, p);
+        Buffer row(padded);
+        for (long i = 0; i < p.rows(); ++i) {
+            q.spread[start + i] = -NOTHING;  // what pads them has no share of anything
+            if (i >= p.length) continue;
+            q.spread[start + i] = spread[(b * p.heads + h) * p.length + i];
+            copy_row(row, mixed.row(i, b, h), mixed.number, p.size);
+            Vector sum = {};
+            for (long j = 0; j < padded; j += WIDTH)
+                sum += load(row + j) * load(q.given + (start + i) * padded + j);
+            q.along[start + i] = sum_of(sum);
+        }
+    }
+
+    // One block of queries, from row `at` of those read, and one tile of keys.
+    void block(const Queries& q, long at, long m, long b, long tile, const float* keys,
+               const float* keys_turned, const float* values_turned, float* shares, float* slopes,
+               float* sum_key, float* sum_value) const {
+        const long padded = p.padded();
+        long low = BLOCK, high = 0;  // rows that see something
+        for (long i = 0; i < BLOCK && m + i < p.length; i += ROWS) {
+            const Range range(p, m + i, tile);
+            if (range.empty()) continue;
+            low = i < low ? i : low;
+            high = i + ROWS;
+            strip(q, at + i, m + i, b, tile, range, keys_turned, values_turned,
+                  shares + i * BLOCK, slopes + i * BLOCK);
+            product<true>(slopes + i * BLOCK + range.low, BLOCK, 1,
+                          keys + (tile * BLOCK + range.low) * padded, padded,
+                          q.of_query + (at + i) * padded, padded, range.high - range.low, padded);
+        }
+        for (long j = 0; j < BLOCK; j += ROWS) {
+            // The first query that sees one of these keys.
+            const long sees = p.seen || !p.causal ? 0 : tile * BLOCK + j - (p.keys - p.length) - m;
+            const long from = sees > low ? sees : low;
+            if (from >= high) continue;
+            product<true>(shares + from * BLOCK + j, 1, BLOCK, q.given + (at + from) * padded,
+                          padded, sum_value + j * padded, padded, high - from, padded);
+            product<true>(slopes + from * BLOCK + j, 1, BLOCK, q.query + (at + from) * padded,
+                          padded, sum_key + j * padded, padded, high - from, padded);
+        }
+    }
+
+    // Shares of ROWS queries in a tile, and the gradient of their scores.
+    void strip(const Queries& q, long at, long m, long b, long tile, const Range& range,
+               const float* keys_turned, const float* values_turned, float* shares,
+               float* slopes) const {
+        const long padded = p.padded(), columns = range.high - range.low;
+        const long start = tile * p.size * BLOCK + range.low;
+        product<false>(q.query + at * padded, padded, 1, keys_turned + start, BLOCK,
+                       shares + range.low, BLOCK, p.size, columns);
+        product<false>(q.given + at * padded, padded, 1, values_turned + start, BLOCK,
+                       slopes + range.low, BLOCK, p.size, columns);
+        for (long i = 0; i < ROWS; ++i, shares += BLOCK, slopes += BLOCK) {
+            hide(shares, p, b, m + i, tile, range);
+            const Vector shift = all(q.spread[at + i]), along = all(q.along[at + i]);
+            for (long j = 0; j < range.low; ++j) shares[j] = slopes[j] = 0.0f;
+            for (long j = range.low; j < range.high; j += WIDTH) {
+                const Vector share = exp2_of(load(shares + j) - shift);
+                store(shares + j, share);
+                store(slopes + j, share * (load(slopes + j) - along));
+            }
+            for (long j = range.high; j < BLOCK; ++j) shares[j] = slopes[j] = 0.0f;
+        }
+    }
+};
+
+template <class Pass>
+void each_head(const Problem& p, const Pass& pass) {
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (long task = 0; task < p.batch * p.kv_heads; ++task)
+        pass.head(task / p.kv_heads, task % p.kv_heads);
+}
+
+}  // namespace
+
+extern "C" void attention_forward(const Problem* p, const Strided* x, float* spread) {
+    each_head(*p, Forward{*p, x[0], x[1], x[2], x[3], spread});
+}
+
+extern "C" void attention_backward(const Problem* p, const Strided* x, const float* spread) {
+    each_head(*p, Backward{*p, x[0], x[1], x[2], x[3], x[4], spread, x[5], x[6], x[7]});
+}
