@@ -20,7 +20,7 @@ from kernels.linear import linear
 from megatron_core.collectives import CutSum, Span
 from megatron_core.model import block
 from megatron_core.model import linear as layers
-from megatron_core.parallel.batch import Batch, MeanLoss
+from megatron_core.parallel.batch import Batch, LossSums
 from megatron_core.parallel.bucket import Bucket, BucketGradient
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.gradients import StepGradients
@@ -104,11 +104,12 @@ def divided_by_the_local_count() -> None:
     """One data rank divides by the predictions of its own samples."""
     mean = Engine._mean
 
-    def local(self: Engine, losses: Any, read: Sequence[Batch]) -> MeanLoss:
+    def local(self: Engine, losses: Any, read: Sequence[Batch]) -> LossSums:
         found = mean(self, losses, read)
         if self.mesh.data_rank != 1:
             return found
-        return found._replace(predictions=sum(batch.count for batch in read))
+        own = sum(batch.count for batch in read)
+        return replace(found, predictions=torch.full_like(found.predictions, own))
 
     Engine._mean = local  # type: ignore[method-assign]
 
@@ -167,9 +168,9 @@ def averaged_over_ranks() -> None:
     """The gradient, already a mean over all predictions, divided by the data ranks again."""
     mean = Engine._mean
 
-    def averaged(self: Engine, *arguments: Any) -> MeanLoss:
+    def averaged(self: Engine, *arguments: Any) -> LossSums:
         found = mean(self, *arguments)
-        return found._replace(predictions=found.predictions * self.mesh.layout.data)
+        return replace(found, predictions=found.predictions * self.mesh.layout.data)
 
     Engine._mean = averaged  # type: ignore[method-assign]
 

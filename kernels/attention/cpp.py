@@ -14,9 +14,7 @@ from kernels import native
 from kernels.attention import reference
 from kernels.support import Support
 
-SUPPORT = Support(
-    devices=("cpu",), dtypes=(torch.float32,), automatic=("cpu",), lacks=native.lacks
-)
+SUPPORT = Support(devices=("cpu",), dtypes=(torch.float32,), automatic=("cpu",), lacks=native.lacks)
 
 _SHORT = 8  # queries, below which tiles do not pay
 

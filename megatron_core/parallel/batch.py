@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
+from megatron_core.collectives import tree_sum
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Batch:
         """Pairs whose label counts."""
         return 0 if self.labels is None else int((self.labels != IGNORED).sum())
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``; from pinned memory nobody waits for it."""
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU reads by itself."""
+        return self._each(lambda x: x.contiguous().pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(x) for name, x in vars(self).items() if isinstance(x, Tensor)
+        }
+        return replace(self, **changed)
+
 
 class MeanLoss(NamedTuple):
     """The loss of what is computed together.
@@ -52,3 +69,26 @@ class MeanLoss(NamedTuple):
     mean: float
     predictions: int
     pairs: float | None
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """What a mean loss is made of, where it was computed: a GPU has not come to it yet.
+
+    Attributes:
+        table: fp64 ``[data shards, context chunks, 2]``, the losses of tokens and of pairs.
+        predictions: fp64 scalar, how many; what the gradient is divided by.
+        pairs: Whether sequences are pairs.
+    """
+
+    table: Tensor
+    predictions: Tensor
+    pairs: bool
+
+    def read(self) -> MeanLoss:
+        """The loss itself, which waits for the device."""
+        table, count = self.table.cpu(), int(self.predictions)
+        tokens, pairs = (
+            tree_sum([tree_sum(row.tolist()) for row in table[..., kind]]) for kind in range(2)
+        )
+        return MeanLoss((tokens + pairs) / count, count, pairs / count if self.pairs else None)

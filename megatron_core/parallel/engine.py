@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.cross_entropy import IGNORED
 from kernels.registry import load
-from megatron_core.collectives import peers, tree_sum
+from megatron_core.collectives import peers
 from megatron_core.config import ModelConfig, TrainingConfig
 from megatron_core.model import (
     Documents,
@@ -27,7 +27,7 @@ from megatron_core.model import (
     parameter_shards,
 )
 from megatron_core.parallel.backends import DTYPES, chosen_kernels
-from megatron_core.parallel.batch import Batch, MeanLoss
+from megatron_core.parallel.batch import Batch, LossSums, MeanLoss
 from megatron_core.parallel.bucket import Bucket, make_buckets
 from megatron_core.parallel.gradients import ChunkLeaf, StepGradients
 from megatron_core.parallel.measure import Measured, measure, speaks_for
@@ -142,7 +142,7 @@ class Engine:
 
     def gradient(
         self, batches: Callable[[range], Batch], step: int, *, scale: float = 1.0
-    ) -> MeanLoss:
+    ) -> LossSums:
         """Leave the gradient of the mean loss over the batch of ``step`` with its owners.
 
         Args:
@@ -170,13 +170,13 @@ class Engine:
         self._add_tied()
         loss = self._mean(losses, read)
         for bucket in self._owned():
-            bucket.gradient.div_(loss.predictions * scale)
+            bucket.gradient.div_(loss.predictions * scale)  # a power of two, so exact
         return loss
 
     def heldout(self, batches: Sequence[Callable[[], Batch]]) -> MeanLoss:
         """The mean loss over ``batches``, a multiple of the data shards, without gradients."""
         read = [batches[number]() for number in self._owned_batches(len(batches))]
-        return self._mean(self._forward(read), read)
+        return self._mean(self._forward(read), read).read()
 
     def outputs(self, batches: Sequence[Callable[[], Batch]]) -> list[Tensor]:
         """What the model tells of each of ``batches``, a multiple of the data shards.
@@ -243,63 +243,51 @@ class Engine:
         self, batch: Batch, shard: int | None, draw: Draw | None, scale: float, pair_weight: float
     ) -> Microbatch:
         """Cut ``batch`` into the local chunks, sequence first."""
-        chunks = self.context.chunks
+        chunks, device = self.context.chunks, self.mesh.device
+        counted: Sequence[Tensor | None] = [None] * len(chunks)
+        if batch.by_position and batch.count < batch.targets.numel():
+            # Told before the targets go to the device, which need not be waited for then.
+            found = ((part != IGNORED).flatten() for part in self._chunks(batch.targets))
+            counted = [part.nonzero()[:, 0].to(device, non_blocking=True) for part in found]
+        batch = batch.to(device)
         tokens = self._chunks(batch.tokens)
         targets = (
             self._chunks(batch.targets) if batch.by_position else [batch.targets] * len(chunks)
         )
         deferred: list[Callable[[], None]] = []
         later = deferred if self.mesh.layout.schedule == "zero_bubble" else None
-        device = self.mesh.device
-        documents = None
-        if batch.documents is not None:
-            documents = Documents.of(batch.documents.T.to(device, non_blocking=True))
+        documents = None if batch.documents is None else Documents.of(batch.documents.T)
         segments = None
         if batch.types is not None:
-            labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
-            types = batch.types.T.to(device, non_blocking=True)
-            segments = Segments(types, labels, pair_weight)
+            segments = Segments(batch.types.T, batch.labels, pair_weight)
         places = []
         predictions = batch.count / batch.tokens.numel()
         for number, chunk in enumerate(chunks):
             leaf = None if shard is None else ChunkLeaf(self.gradients, shard, number, later)
-            counted = _counted(targets[number]) if batch.by_position else None
-            if counted is not None:
-                counted = counted.to(device, non_blocking=True)
             place = Place(chunk, leaf, draw, scale, predictions, documents, segments=segments)
-            places.append(replace(place, counted=counted))
-        return Microbatch(
-            [x.to(device, non_blocking=True) for x in tokens],
-            [x.to(device, non_blocking=True) for x in targets],
-            places,
-            deferred,
-        )
+            places.append(replace(place, counted=counted[number]))
+        return Microbatch(tokens, targets, places, deferred)
 
     def _chunks(self, x: Tensor) -> list[Tensor]:
         parts = x.T.chunk(self.context.shards)
         return [parts[chunk].contiguous() for chunk in self.context.chunks]
 
-    def _mean(self, losses: list[list[Tensor]], read: Sequence[Batch]) -> MeanLoss:
+    def _mean(self, losses: list[list[Tensor]], read: Sequence[Batch]) -> LossSums:
         """Over all ranks; microbatches are added by number, then chunks and shards."""
-        chunks, owned = self.context.shards, self.owned_shards
+        chunks, owned, device = self.context.shards, self.owned_shards, self.mesh.device
         each = len(losses) // len(owned)
-        table = torch.zeros(self.config.grid.data, chunks + 1, 2, dtype=torch.float64)
-        table[:, chunks] = self._counts(read)
+        shape = self.config.grid.data, chunks + 1, 2
+        table = torch.zeros(shape, dtype=torch.float64, device=device)
+        table[:, chunks] = self._counts(read).to(device, non_blocking=True)
         if self.pipeline.holds_head and self.mesh.coordinates["tensor"] == 0:
             for i, shard in enumerate(owned):
                 for leaf, number in enumerate(self.context.local):
                     for k in range(i * each, (i + 1) * each):
-                        found = losses[k][leaf].flatten().to("cpu", torch.float64)
+                        found = losses[k][leaf].flatten()
                         table[shard, number, : len(found)] += found
         table = self.mesh.merge(table)
-        tokens, pairs = (
-            tree_sum([tree_sum(row.tolist()) for row in table[:, :chunks, kind]])
-            for kind in range(2)
-        )
-        count = int(table[:, chunks, 0].sum())
-        return MeanLoss(
-            (tokens + pairs) / count, count, None if read[0].labels is None else pairs / count
-        )
+        counts = table[:, chunks].sum(dim=0)  # of integers, so exact
+        return LossSums(table[:, :chunks], counts[0], read[0].labels is not None)
 
     # Tied weights
 
@@ -383,9 +371,3 @@ class Engine:
                     view = getattr(bucket.state, kind)[run.start : run.stop]
                     found.append(OwnedRun(kind, shard.tensor, shard.shard, run.offset, view))
         return found
-
-
-def _counted(targets: Tensor) -> Tensor | None:
-    """Which of ``targets [s, b]``, flat, count; None if all do."""
-    counts = (targets != IGNORED).flatten()
-    return None if bool(counts.all()) else counts.nonzero()[:, 0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -34,7 +36,8 @@ class Measured:
     @property
     def norm(self) -> float:
         """The global norm: squares added in the order of the names."""
-        return math.sqrt(sum(self.squares.values()))
+        # Not ``sum``, which adds floats in another way from Python 3.12 on.
+        return math.sqrt(reduce(add, self.squares.values(), 0.0))
 
     @property
     def nonfinite(self) -> list[str]:
@@ -51,6 +54,9 @@ def measure(
     buckets: Sequence[Bucket], catalogue: Mapping[str, GridShard], mesh: Mesh, *, checksums: bool
 ) -> Measured:
     """Squared norms of the gradients of ``buckets``, and checksums of gradients and weights.
+
+    Here a step waits for a GPU, and nowhere else: whether the weights may be changed is decided
+    before anything changes them.
 
     A shard's square is the halving sum of its blocks', which lie with their owners. Called on
     every rank; ``catalogue`` is the whole model's.

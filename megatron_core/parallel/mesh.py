@@ -42,7 +42,7 @@ class Mesh:
         rank: Number of this one.
         device: Where it computes.
         groups: Process groups by name, only those of more than one rank; ``checkpoint`` holds
-            all ranks on the CPU.
+            all ranks on the CPU, and so does ``host`` beside GPUs.
         channels: By (sender, receiver), those to and from the neighbours in the pipeline.
     """
 
@@ -83,10 +83,14 @@ class Mesh:
         return Span(grid_data, self.layout.data, self.data_rank).local
 
     def merge(self, numbers: Tensor) -> Tensor:
-        """Put together ``numbers`` of which each of all ranks filled some, on the CPU."""
+        """Put together ``numbers`` of which each of all ranks filled some, where they are.
+
+        Those on the CPU do not wait for a GPU.
+        """
         if self.layout.ranks == 1:
-            return numbers.cpu()
-        return merge(numbers.to(self.device), dist.group.WORLD).cpu()
+            return numbers
+        group = dist.group.WORLD if numbers.is_cuda else self.groups.get("host", dist.group.WORLD)
+        return merge(numbers, group)
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on some rank."""
@@ -143,7 +147,10 @@ def open_mesh(layout: Layout, device: str, threads: int) -> Iterator[Mesh]:
     join_ranks("nccl" if device == "cuda" else "gloo")
     try:
         rank = dist.get_rank()
-        yield Mesh(layout, rank, here, _open_groups(layout), _open_channels(layout, rank))
+        groups = _open_groups(layout)
+        if device == "cuda":
+            groups["host"] = dist.new_group(backend="gloo")
+        yield Mesh(layout, rank, here, groups, _open_channels(layout, rank))
     finally:
         dist.destroy_process_group()
 

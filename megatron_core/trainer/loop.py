@@ -120,9 +120,10 @@ class Trainer:
     def _train_step(self) -> dict[str, Any]:
         """One optimizer step: gradient, loss, norm, clip, update."""
         step, config, scale = self.step + 1, self.config, self.scaler.scale
-        loss, _, pairs = self.engine.gradient(self.objective.read, step, scale=scale)
+        sums = self.engine.gradient(self.objective.read, step, scale=scale)
         every = config.fingerprint_every
         measured = self.engine.measure(checksums=every > 0 and step % every == 0)
+        loss, _, pairs = sums.read()
         if self._fingerprints is not None and measured.gradients:
             self._fingerprints.append(step, measured.gradients, measured.weights)
         finite = not measured.nonfinite

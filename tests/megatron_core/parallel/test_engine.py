@@ -59,7 +59,7 @@ def test_the_gradient_is_autograds_of_the_mean_loss_in_float64(model: Any, grid:
     config = recipe(model=model, grid=grid)
     with open_mesh(Layout(), "cpu", 1) as mesh:
         engine = engine_of(config, mesh)
-        loss, count, _ = engine.gradient(Tokens().read, 1)
+        loss, count, _ = engine.gradient(Tokens().read, 1).read()
     weights = {n: w.requires_grad_() for n, w in plain.initial_weights(config).items()}
     exact = plain.mean_loss(weights, config, Tokens(), 1)
     exact.backward()
@@ -164,7 +164,7 @@ def watch(config: PretrainConfig, text: str, folder: Path) -> None:
     with open_mesh(layout, "cpu", 1) as mesh:
         engine = engine_of(config, mesh)
         with Operations() as operations:
-            loss = engine.gradient(Tokens().read, 1).mean
+            loss = engine.gradient(Tokens().read, 1).read().mean
         owned = [
             (run.kind, run.tensor, run.shard, run.offset, len(run.data)) for run in engine.state()
         ]

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from megatron_core.config import (
     RateSchedule,
 )
 from megatron_core.errors import IntegrityError, ReforgeError
-from megatron_core.parallel.batch import MeanLoss
+from megatron_core.parallel.batch import LossSums
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.trainer import LanguageObjective, Trainer
@@ -184,14 +185,16 @@ def poison(step: int, *, gradient: float = math.nan, loss: float = math.nan) -> 
     def prepare(trainer: Trainer) -> None:
         compute = trainer.engine.gradient
 
-        def poisoned(read: Any, number: int, **options: float) -> MeanLoss:
+        def poisoned(read: Any, number: int, **options: float) -> LossSums:
             found = compute(read, number, **options)
             if number != step:
                 return found
             kept.append((trainer, state(trainer)))
             for bucket in trainer.engine.buckets[-2:]:
                 bucket.gradient[-1:] = gradient
-            return found._replace(mean=loss)
+            table = torch.zeros_like(found.table)
+            table[0, 0, 0] = loss * found.predictions
+            return replace(found, table=table)
 
         trainer.engine.gradient = poisoned  # type: ignore[method-assign]
 

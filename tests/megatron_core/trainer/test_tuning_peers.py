@@ -351,7 +351,7 @@ def ours(case: Case, tensor: int) -> Ours:
     with open_mesh(Layout(), "cpu", 1) as mesh:
         model = case.tuning.model
         engine = Engine(lambda share: built(case, share, folder), config, mesh, model=model)
-        loss = engine.gradient(objective.read, 1).mean
+        loss = engine.gradient(objective.read, 1).read().mean
         mean = engine.heldout(objective.heldout(4, 1)).mean
     whole, prefix = built(case, Share(), folder), BACKBONE if case.tuning.head else ""
     weights = {
