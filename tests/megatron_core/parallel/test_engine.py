@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 import torch
 
 from megatron_core.config import BatchSizes, Grid, PretrainConfig
-from megatron_core.parallel.batch import Batch
+from megatron_core.parallel.batch import Batch, LossSums
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from tests import plain
 from tests.engines import engine_of, whole_gradient
-from tests.operations import ATTENTION, Operations
+from tests.operations import ATTENTION, Operations, Reads
 from tests.ranks import run_ranks
 from tests.recipes import recipe, small_model
 
@@ -207,3 +208,49 @@ def test_every_product_has_the_shape_that_the_grid_defines(
     for kind, tensor, shard, _, size in parts:
         sizes[kind, tensor, shard] += size
     assert sizes == {(kind, tensor, shard): size for kind, tensor, shard, _, size in owned}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["whole", "documents"])
+@pytest.mark.parametrize("family", ["decoder", "untied", "gpt", "olmo", "qwen", "encoder"])
+def test_a_step_asks_for_no_number_before_it_judges_the_gradient(family: str, apart: bool) -> None:
+    """So a GPU is waited for once, between the backward pass and the update."""
+    config = recipe(family)
+    documents = (torch.arange(16) // 5).expand(config.batch.microbatch, -1) if apart else None
+    made = {
+        samples: replace(Tokens().read(samples), documents=documents)
+        for samples in microbatches(config)
+    }
+    with open_mesh(Layout(), "cpu", 1) as mesh:
+        engine = engine_of(config, mesh)
+        with Reads() as reads:
+            loss = engine.gradient(made.__getitem__, 1)
+            assert reads.places == []
+            engine.measure(checksums=True)
+            loss.read()
+            assert set(reads.places) == {"megatron_core.parallel.measure", LossSums.__module__}
+            reads.places.clear()
+            engine.update(step=1, rate=1e-3, coefficient=0.5)
+            assert reads.places == []
+            assert torch.ones(2)[torch.tensor([True, False])].tolist() == [1]
+            assert len(reads.places) == 2  # both kinds are seen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_nor_does_a_gpu_wait_before() -> None:
+    config = recipe(device="cuda", precision="bf16")
+    made = {samples: Tokens().read(samples).pinned() for samples in microbatches(config)}
+    with open_mesh(Layout(), "cuda", 1) as mesh:
+        engine = engine_of(config, mesh)
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            loss = engine.gradient(made.__getitem__, 1)
+            engine.update(step=1, rate=1e-3, coefficient=0.5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert loss.read().mean > 0
+
+
+def microbatches(config: PretrainConfig) -> list[range]:
+    """The samples of the first step, as one rank reads them."""
+    size = config.batch.microbatch
+    return [range(n, n + size) for n in range(0, config.batch.sequences, size)]
