@@ -214,7 +214,7 @@ def test_every_product_has_the_shape_that_the_grid_defines(
 @pytest.mark.parametrize("family", ["decoder", "untied", "gpt", "olmo", "qwen", "encoder"])
 def test_a_step_asks_for_no_number_before_it_judges_the_gradient(family: str, apart: bool) -> None:
     """So a GPU is waited for once, between the backward pass and the update."""
-    config = recipe(family)
+    config = recipe(family, grid=Grid() if apart else Grid(data=4, tensor=2, context=2))
     documents = (torch.arange(16) // 5).expand(config.batch.microbatch, -1) if apart else None
     made = {
         samples: replace(Tokens().read(samples), documents=documents)
