@@ -59,6 +59,7 @@ class Operations(TorchDispatchMode):
                 found[name] += count
         return found
 
+
 # What asks a tensor for its numbers, so that a GPU would be waited for.
 _READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
 _READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive")
