@@ -11,13 +11,22 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 from megatron_core.collectives import ContextSpan, Span
-from megatron_core.config import Grid, ModelConfig, PretrainConfig
-from megatron_core.model import LanguageModel, Place, Share
+from megatron_core.config import (
+    ClassificationTask,
+    Grid,
+    ModelConfig,
+    PretrainConfig,
+    TaskSettings,
+    TrainingConfig,
+)
+from megatron_core.model import HeadSpec, LanguageModel, Place, Share, TaskModel, add_adapter
 from megatron_core.parallel.backends import DTYPES
 from megatron_core.parallel.batch import Batch
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
+from megatron_core.planning.job import Job
+from megatron_core.trainer.adapted import body_of
 
 
 class Forgetful:
@@ -61,23 +70,38 @@ def saved_bytes(
     return sum(x.untyped_storage().nbytes() for x in kept.values())
 
 
-def step_bytes(config: PretrainConfig, layout: Layout) -> tuple[int, int]:
-    """What a rank allocates for weights and optimizer, and at most in one step beside them."""
+def step_bytes(
+    config: TrainingConfig, layout: Layout, model: ModelConfig | None = None
+) -> tuple[int, int]:
+    """What a rank allocates for weights and optimizer, and at most in one step beside them.
+
+    Of pretraining, or of a task on a ``model``.
+    """
+    if isinstance(config, PretrainConfig):
+        model = config.model
+    assert model is not None
+    architecture, apart = model, Job.of(config, model, layout).apart
     with open_mesh(layout, "cpu", 1) as mesh:
 
-        def build(share: Share) -> LanguageModel:
-            model = LanguageModel(config.model, share)
-            for parameter in model.parameters():
+        def build(share: Share) -> LanguageModel | TaskModel:
+            made: LanguageModel | TaskModel = LanguageModel(architecture, share)
+            if isinstance(config, ClassificationTask):
+                made = TaskModel(architecture, HeadSpec("classes", 2), share)
+            if isinstance(config, TaskSettings) and config.adapter is not None:
+                add_adapter(body_of(made)[0], config.adapter)
+            for parameter in made.parameters():
                 parameter.data.normal_(std=0.02)
-            return model
+            return made
 
         def batches(samples: range) -> Batch:
             tokens = torch.zeros(len(samples), config.sequence_length, dtype=torch.int64)
-            return Batch(tokens, tokens, tokens.numel())
+            if isinstance(config, ClassificationTask):
+                return Batch(tokens, tokens[:, :1].T, len(samples), False, documents=tokens)
+            return Batch(tokens, tokens, tokens.numel(), documents=tokens if apart else None)
 
         # One profile: the profiler forgets what it did not see allocated.
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            engine = Engine(build, config, mesh, model=config.model)
+            engine = Engine(build, config, mesh, model=architecture)
             torch.empty(_MARK, dtype=torch.uint8)
             engine.gradient(batches, 1)
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]

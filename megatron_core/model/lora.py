@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.precision import wide
-from megatron_core.config import LoraConfig, ModelConfig
+from megatron_core.config import LoraConfig
 from megatron_core.model.linear import Shards, Split
 
 
@@ -110,13 +110,3 @@ def changed_matrices(model: nn.Module) -> dict[nn.Parameter, tuple[Lora, int]]:
         if isinstance(module, Lora)
         for number, weight in enumerate(module.weights)
     }
-
-
-def lora_tensors(config: LoraConfig, model: ModelConfig) -> list[str]:
-    """Names of the matrices that ``config`` changes in a model."""
-    ffn = {"gate", "up", "down"}
-    return [
-        f"layers.{layer}.{'ffn' if matrix in ffn else 'attention'}.{matrix}.weight"
-        for layer in range(model.layers)
-        for matrix in config.matrices
-    ]

@@ -113,9 +113,11 @@ class Engine:
     def _trained(self, dtype: torch.dtype) -> list[ParameterShard]:
         """The local shards that are trained; the others, frozen, are put into ``dtype``."""
         every = [shard for stage in self.stages.values() for shard in parameter_shards(stage)]
+        frozen: dict[int, Tensor] = {}  # by where it lay, since tied weights lie in one place
         for shard in every:
             if not shard.parameter.requires_grad:
-                shard.parameter.data = shard.parameter.data.to(dtype)
+                data = shard.parameter.data
+                shard.parameter.data = frozen.setdefault(data.data_ptr(), data.to(dtype))
         for change, _ in self.changes.values():
             change.cast(dtype)
         return [shard for shard in every if shard.parameter.requires_grad]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from megatron_core.config import ModelConfig
+from megatron_core.config import AdapterConfig, LoraConfig, ModelConfig
+from megatron_core.planning.parameters import changed_shapes
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -49,6 +50,25 @@ def step_flops(a: ModelConfig, sequence: int, recompute: Recompute = "none") -> 
         "full": a.layers * (layer_flops(a) + attention_flops(a, sequence)),
     }
     return 3 * forward_flops(a, sequence) + again[recompute]
+
+
+def tuning_flops(
+    a: ModelConfig, sequence: int, adapter: AdapterConfig | None, *, logits: bool = True
+) -> int:
+    """Forward and backward of a training that begins with a model, per token.
+
+    A frozen matrix has no product for its gradient; the factors of a low-rank change have two each,
+    with the rank between them. Without ``logits`` nothing is computed after the blocks.
+    """
+    head = head_flops(a) if logits else 0
+    once = a.layers * (layer_flops(a) + attention_flops(a, sequence)) + head
+    if adapter is None:
+        return 3 * once
+    total = 3 * once - a.layers * layer_flops(a) - head
+    if isinstance(adapter, LoraConfig):
+        changed = changed_shapes(a, adapter)
+        total += a.layers * sum(4 * adapter.rank * (rows + columns) for rows, columns in changed)
+    return total
 
 
 def published_step_flops(a: ModelConfig, batch: int, sequence: int) -> float:

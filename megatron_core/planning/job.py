@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_core.config import Grid, ModelConfig, TrainingConfig
+from megatron_core.config import (
+    AdapterConfig,
+    ContinuedConfig,
+    Grid,
+    InstructionsTask,
+    ModelConfig,
+    PredictionConfig,
+    PreferencesTask,
+    TaskSettings,
+    TrainingConfig,
+)
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.schedule import Action, pipeline_actions, stage_layers
 from megatron_core.planning.flops import Recompute
@@ -26,6 +36,10 @@ class Job:
         precision: Of weights and activations.
         recompute: Activations computed again in the backward pass.
         dropout: Share of activations dropped.
+        adapter: What is trained in place of the weights; None trains these.
+        logits: Whether the model tells tokens. The head of another task has a few weights and
+            outputs, as many as there are classes in its files, and is left out.
+        apart: Whether documents of a sequence do not see one another, or end before it does.
     """
 
     model: ModelConfig
@@ -37,6 +51,9 @@ class Job:
     precision: Precision = "bf16"
     recompute: Recompute = "none"
     dropout: float = 0.0
+    adapter: AdapterConfig | None = None
+    logits: bool = True
+    apart: bool = False
 
     @classmethod
     def of(cls, config: TrainingConfig, model: ModelConfig, layout: Layout) -> Job:
@@ -51,6 +68,9 @@ class Job:
             precision=config.precision,
             recompute=config.recompute,
             dropout=model.dropout,
+            adapter=config.adapter if isinstance(config, ContinuedConfig | TaskSettings) else None,
+            logits=isinstance(config, PredictionConfig | InstructionsTask | PreferencesTask),
+            apart=not isinstance(config, PredictionConfig) or config.reset_at_documents,
         )
 
     @property
@@ -92,6 +112,11 @@ class Job:
     def width(self) -> int:
         """Bytes of an activation."""
         return BYTES[self.precision]
+
+    @property
+    def trained_width(self) -> int:
+        """Bytes of a weight that is trained, beside its main weight: adapters are fp32."""
+        return self.width if self.adapter is None else 4
 
     @property
     def stages(self) -> list[range]:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_core.collectives import ContextSpan
+from megatron_core.config import LoraConfig
 from megatron_core.parallel.schedule import Action
 from megatron_core.planning.job import Job
 from megatron_core.planning.parameters import (
     Weights,
+    changed_weights,
     embedding_weights,
     head_weights,
     layer_weights,
@@ -60,7 +62,7 @@ def memory(job: Job) -> list[Memory]:
         weights = stage_weights(job, mine)
         found.append(
             Memory(
-                weights=job.width * _local(job, weights.held) + _angles(job) * len(mine),
+                weights=_weights(job, weights) + _angles(job) * len(mine),
                 optimizer=_optimizer(job, weights),
                 gradients=_gradients(job, weights),
                 activations=_in_flight(job, actions),
@@ -79,29 +81,44 @@ class StageWeights:
     """The weights of the stages of one rank.
 
     Attributes:
-        held: Stored here, also copies of another stage's embedding.
+        held: Trained, stored here, also copies of another stage's embedding.
         summed: Whose gradients are summed here: tied weights count at both uses.
         owned: With optimizer state.
+        frozen: Stored here alone; matrices that low-rank changes are merged into count twice.
     """
 
     held: Weights
     summed: Weights
     owned: Weights
+    frozen: Weights
 
 
 def stage_weights(job: Job, stages: range) -> StageWeights:
     """The weights of the virtual ``stages`` that one rank has."""
-    a, none = job.model, Weights()
-    layers = layer_weights(a) * sum(len(job.stages[stage]) for stage in stages)
-    embedding = embedding_weights(a) if 0 in stages else none
-    last = len(job.stages) - 1 in stages
-    head = head_weights(a) if last else none
-    table = Weights(split=a.vocabulary * a.hidden)
-    summed = layers + embedding + head
-    if not (last and a.tied_embeddings):
-        return StageWeights(summed, summed, summed)
-    owned = layers + embedding + head + table * -1
-    return StageWeights(owned if 0 in stages else summed, summed, owned)
+    a, none, last = job.model, Weights(), len(job.stages) - 1 in stages
+    blocks = sum(len(job.stages[stage]) for stage in stages)
+
+    def parts(*, frozen: bool) -> Weights:
+        found = layer_weights(a, job.adapter, frozen=frozen) * blocks
+        if 0 in stages:
+            found += embedding_weights(a, job.adapter, frozen=frozen)
+        if last:
+            found += head_weights(a, job.adapter, frozen=frozen, logits=job.logits)
+        return found
+
+    tied = last and a.tied_embeddings and job.logits
+    once = Weights(split=-a.vocabulary * a.hidden) if tied else none
+    summed = parts(frozen=False)
+    if job.adapter is not None:
+        frozen = parts(frozen=True) + changed_weights(a, job.adapter) * blocks
+        return StageWeights(summed, summed, summed, frozen + (once if 0 in stages else none))
+    held = summed + once if 0 in stages else summed
+    return StageWeights(held, summed, summed + once, none)
+
+
+def _weights(job: Job, weights: StageWeights) -> int:
+    """All that are stored; adapters are kept in fp32."""
+    return job.width * _local(job, weights.frozen) + job.trained_width * _local(job, weights.held)
 
 
 def _angles(job: Job) -> int:
@@ -122,7 +139,7 @@ def _owned(job: Job, weights: Weights) -> float:
 
 
 def _optimizer(job: Job, weights: StageWeights) -> float:
-    main = 0 if job.width == 4 else 4
+    main = 0 if job.trained_width == 4 else 4
     return (main + 8) * _owned(job, weights.owned)
 
 
@@ -181,9 +198,10 @@ def _block_input(job: Job) -> float:
 
 
 def _norm(job: Job) -> float:
-    """The input in fp32, its scale, the normalized input and the output, of one chunk."""
-    hidden = job.model.hidden
-    return job.tokens / job.layout.tensor * (4 * hidden + 4 + 2 * job.width * hidden)
+    """The input in fp32, its scale, the output, and where its weight is trained the normalized
+    input, of one chunk."""
+    kept = (2 if job.adapter is None else 1) * job.width
+    return job.tokens / job.layout.tensor * (4 + (4 + kept) * job.model.hidden)
 
 
 def _block(job: Job) -> float:
@@ -228,7 +246,9 @@ def _attention(job: Job) -> float:
     else:
         keys = sum(2 * job.tokens * seen * job.width * a.query_width / tensor for seen in chunks)
     masks = 0.0
-    if a.causal and job.context > 1:
+    if job.apart:
+        masks = sum(length * job.tokens * seen * job.width * job.shards for seen in chunks)
+    elif a.causal and job.context > 1:
         masks = sum(length * length * seen * job.width * job.shards for seen in chunks if seen > 1)
     return job.chunks * fixed + keys + masks
 
@@ -249,7 +269,7 @@ def _head(job: Job) -> float:
     output in place of that.
     """
     kept = 0.0
-    if job.tensor > 1:
+    if job.logits and job.tensor > 1:
         kept = job.width * job.tokens * job.model.vocabulary / job.layout.tensor + 8 * job.tokens
     return job.chunks * (_norm(job) + kept)
 
@@ -280,10 +300,18 @@ def _workspace(job: Job, stage: int) -> float:
     a, tensor = job.model, job.layout.tensor
     ffn = a.ffn if a.experts is None else a.experts.ffn * a.experts.chosen
     block = job.tokens * ((4 + job.width) * ffn / tensor + 4 * a.hidden)
+    last = stage == len(job.stages) - 1
+    if job.width < 4:
+        # In fp32 a changed matrix's input and gradient, or final hidden states that are pooled.
+        changed = a.hidden + max(a.query_width, ffn) / tensor
+        block += job.tokens * max(
+            4 * changed if isinstance(job.adapter, LoraConfig) else 0,
+            8 * a.hidden if last and not job.logits else 0,
+        )
     if job.recompute == "full":
         # In fp32 the first norm keeps the block's input itself, which is there already.
         block += _block(job) - (_block_input(job) if job.width == 4 else 0)
-    if stage < len(job.stages) - 1:
+    if not (last and job.logits):
         return block
     if job.tensor == 1:
         # Logarithms of probabilities, gradients of these, of the logits and of what made them.

@@ -10,8 +10,14 @@ from dataclasses import astuple, dataclass, replace
 
 import torch
 
-from megatron_core.config import ModelConfig
-from megatron_core.model import GridShard, LanguageModel, parameter_shards
+from megatron_core.config import AdapterConfig, ModelConfig
+from megatron_core.model import (
+    GridShard,
+    LanguageModel,
+    add_adapter,
+    changed_matrices,
+    parameter_shards,
+)
 
 
 @dataclass(frozen=True)
@@ -67,25 +73,44 @@ class Weights:
         return self.split // tensor + replicated + self.experts // (tensor * expert)
 
 
-def layer_weights(model: ModelConfig) -> Weights:
-    """One block."""
-    return Weights.of(s for s in _shards(model) if s.tensor.startswith("layers."))
+def layer_weights(
+    model: ModelConfig, adapter: AdapterConfig | None = None, *, frozen: bool = False
+) -> Weights:
+    """One block: what is trained of it, or with ``frozen`` what is not."""
+    return _weights(model, ("layers.",), adapter, frozen=frozen)
 
 
-def embedding_weights(model: ModelConfig) -> Weights:
+def embedding_weights(
+    model: ModelConfig, adapter: AdapterConfig | None = None, *, frozen: bool = False
+) -> Weights:
     """What makes the residual stream of tokens."""
-    return Weights.of(
-        shard for shard in _shards(model)
-        if shard.tensor.startswith(("embedding", "positions", "token_types"))
-    )  # fmt: skip
+    names = ("embedding", "positions", "token_types", "soft_prompt")
+    return _weights(model, names, adapter, frozen=frozen)
 
 
-def head_weights(model: ModelConfig) -> Weights:
-    """What makes logits of the residual stream, tied or not, and tells pairs apart."""
-    return Weights.of(
-        shard for shard in _shards(model)
-        if shard.tensor.startswith(("final_norm", "transform", "head", "pooler", "pair_head"))
-    )  # fmt: skip
+def head_weights(
+    model: ModelConfig, adapter: AdapterConfig | None = None, *, frozen: bool = False,
+    logits: bool = True,
+) -> Weights:  # fmt: skip
+    """What makes logits of the residual stream, tied or not, and tells pairs apart.
+
+    Without ``logits`` the final norm alone.
+    """
+    names = ("final_norm", *(("transform", "head", "pooler", "pair_head") if logits else ()))
+    return _weights(model, names, adapter, frozen=frozen)
+
+
+def changed_shapes(model: ModelConfig, adapter: AdapterConfig | None) -> list[tuple[int, ...]]:
+    """Of the matrices of one block that low-rank changes are merged into."""
+    one = _one_block(model, adapter)
+    changed = changed_matrices(one)
+    return [shard.place.shape for shard in parameter_shards(one) if shard.parameter in changed]
+
+
+def changed_weights(model: ModelConfig, adapter: AdapterConfig | None) -> Weights:
+    """Those matrices, which are held with and without the change."""
+    shapes = changed_shapes(model, adapter)
+    return Weights(split=sum(rows * columns for rows, columns in shapes))
 
 
 def parameters(model: ModelConfig) -> int:
@@ -103,8 +128,20 @@ def active_parameters(model: ModelConfig) -> int:
     return parameters(model) - model.layers * each * unused
 
 
-def _shards(model: ModelConfig) -> list[GridShard]:
-    """The tensors of a model of one block, which has no memory."""
-    one = model.model_copy(update={"layers": 1})
+def _weights(
+    model: ModelConfig, names: tuple[str, ...], adapter: AdapterConfig | None, *, frozen: bool
+) -> Weights:
+    """Of the tensors whose names begin with one of ``names``."""
+    return Weights.of(
+        shard.place for shard in parameter_shards(_one_block(model, adapter))
+        if shard.place.tensor.startswith(names) and shard.parameter.requires_grad is not frozen
+    )  # fmt: skip
+
+
+def _one_block(model: ModelConfig, adapter: AdapterConfig | None) -> LanguageModel:
+    """The model with one block of it, without memory."""
     with torch.device("meta"):
-        return [shard.place for shard in parameter_shards(LanguageModel(one))]
+        built = LanguageModel(model.model_copy(update={"layers": 1}))
+        if adapter is not None:
+            add_adapter(built, adapter)
+    return built

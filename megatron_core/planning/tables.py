@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from rich.table import Table
 
+from megatron_core.planning.hardware import Hardware
 from megatron_core.planning.plan import Plan
+from megatron_core.planning.tuning import TuningPlan
 
 _KINDS = {
     "weights": "weights",
@@ -25,6 +27,26 @@ def plan_tables(plan: Plan, hardware: str) -> Iterator[Table]:
     yield _time(plan, hardware)
     if plan.transfers:
         yield _traffic(plan)
+
+
+def tuning_table(plans: Sequence[TuningPlan], hardware: Hardware, name: str) -> Table:
+    """What each training of ``finetune`` takes of the fullest rank."""
+    table = _table(
+        f"fine-tuning, memory of the fullest rank ({name})", "", "trained", "frozen",
+        "FLOPs per token", "weights", "main, moments", "step", "total",
+        f"of {_bytes(hardware.usable)}",
+    )  # fmt: skip
+    for plan in plans:
+        counts = (f"{plan.trained:,}", f"{plan.frozen:,}", _engineering(plan.step_flops))
+        needed = plan.memory
+        if needed is None:
+            table.add_row(plan.name, *counts, "not on this layout")
+            continue
+        sizes = (needed.weights, needed.optimizer, needed.step, needed.total)
+        table.add_row(
+            plan.name, *counts, *map(_bytes, sizes), _share(needed.total, hardware.usable)
+        )
+    return table
 
 
 def verdict(plan: Plan) -> str:
@@ -74,7 +96,7 @@ def _memory(plan: Plan, hardware: str) -> Table:
     table.add_row("total", *(_bytes(total) for total in totals))
     table.add_row(
         f"of {_bytes(plan.usable)}",
-        *(f"[{'green' if t <= plan.usable else 'red'}]{t / plan.usable:.0%}[/]" for t in totals),
+        *(_share(total, plan.usable) for total in totals),
     )
     return table
 
@@ -117,6 +139,10 @@ def _traffic(plan: Plan) -> Table:
             _bytes(transfer.total),
         )
     return table
+
+
+def _share(needed: float, usable: float) -> str:
+    return f"[{'green' if needed <= usable else 'red'}]{needed / usable:.0%}[/]"
 
 
 def _bytes(count: float) -> str:

@@ -42,6 +42,29 @@ def test_overrides_reach_the_plan() -> None:
     assert (job["batch"], job["recompute"], job["precision"]) == (16, "full", "bf16")
 
 
+def test_what_is_tuned_is_planned_beside_it() -> None:
+    adapter = "{kind: lora, rank: 4}"
+    changes = ["--set", f"finetune.continued.adapter={adapter}"]
+    whole, changed = (
+        json.loads(run("--params", str(TINY), *more, "--json"))["finetune"]["continued"]
+        for more in ([], changes)
+    )
+    assert whole["frozen_parameters"] == 0 and changed["frozen_parameters"] > 0
+    assert changed["frozen_parameters"] == whole["trained_parameters"]
+    assert changed["memory"]["optimizer"] == 8 * changed["trained_parameters"]
+    assert changed["memory"]["total"] < whole["memory"]["total"]
+    shown = run("--params", str(TINY), *changes)
+    assert f"{changed['trained_parameters']:,}" in shown
+
+
+def test_a_model_that_is_taken_over_is_planned_with_what_is_tuned() -> None:
+    changes = ["pretrain.start=model", "pretrain.steps=0", "finetune.continued.adapter.kind=lora"]
+    made = json.loads(
+        run("--params", str(TINY), *(x for one in changes for x in ("--set", one)), "--json")
+    )
+    assert list(made) == ["finetune"]
+
+
 def test_a_published_model_is_planned() -> None:
     layout = "data=8,tensor=8,pipeline=35"
     made = json.loads(

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from megatron_core.config import Grid, ModelConfig, PretrainConfig
+from megatron_core.config import (
+    ClassificationTask,
+    Grid,
+    InstructionsTask,
+    ModelConfig,
+    PretrainConfig,
+    TaskSettings,
+)
 from megatron_core.model import Share
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
@@ -59,10 +66,11 @@ def test_saved_activations(
         {},
         {"precision": "bf16", "grid": {"tensor": 2, "context": 2}},
         {"recompute": "full"},
+        {"reset_at_documents": True},
         {"grid": {"data": 4}, "batch": {"sequences": 16, "microbatch": 2}},
         {"model": {**MODEL, "vocabulary": 4096, "positions": 128}},
     ],
-    ids=["plain", "bf16", "full", "data", "vocabulary"],
+    ids=["plain", "bf16", "full", "documents", "data", "vocabulary"],
 )
 def test_a_step_takes_what_is_planned(changes: dict[str, Any]) -> None:
     base = {
@@ -76,6 +84,49 @@ def test_a_step_takes_what_is_planned(changes: dict[str, Any]) -> None:
     (planned,) = memory(Job.of(config, config.model, Layout()))
     assert planned.weights + planned.optimizer == pytest.approx(state, abs=200)
     assert planned.step == pytest.approx(step, rel=0.03)
+
+
+LORA = {"kind": "lora", "rank": 4}
+SOFT = {"kind": "soft_prompt", "tokens": 8, "encoder": 32}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("adapter", [None, LORA, SOFT], ids=["whole", "lora", "soft_prompt"])
+@pytest.mark.parametrize("kind", [InstructionsTask, ClassificationTask])
+def test_a_task_takes_what_is_planned(
+    kind: type[TaskSettings], adapter: dict[str, Any] | None, precision: str
+) -> None:
+    examples = {"train": "none.jsonl"} | ({"kind": "texts"} if kind is ClassificationTask else {})
+    config = kind.model_validate(
+        {
+            "examples": examples, "adapter": adapter, "precision": precision,
+            "sequence_length": 128, "batch": {"sequences": 8, "microbatch": 4},
+        }
+    )  # fmt: skip
+    model = ModelConfig.model_validate({**MODEL, "positions": 128})
+    state, step = step_bytes(config, Layout(), model)
+    (planned,) = memory(Job.of(config, model, Layout()))
+    # Nothing is known of a class head, here of two classes, 16 bytes a weight at most.
+    head = 16 * 2 * (model.hidden + 1) if kind is ClassificationTask else 0
+    assert 0 <= state - (planned.weights + planned.optimizer) <= head
+    assert planned.step == pytest.approx(step, rel=0.06)
+
+
+@pytest.mark.parametrize("adapter", [LORA, SOFT], ids=["lora", "soft_prompt"])
+def test_an_adapter_takes_what_is_planned_with_tensor_shards(adapter: dict[str, Any]) -> None:
+    matrices = {"matrices": ["query", "output", "up", "down"]} if adapter is LORA else {}
+    config = InstructionsTask.model_validate(
+        {
+            "examples": {"train": "none.jsonl"}, "adapter": {**adapter, **matrices},
+            "grid": {"tensor": 2}, "sequence_length": 128,
+            "batch": {"sequences": 8, "microbatch": 4},
+        }
+    )  # fmt: skip
+    model = ModelConfig.model_validate({**UNGROUPED, "positions": 128})
+    state, step = step_bytes(config, Layout(), model)
+    (planned,) = memory(Job.of(config, model, Layout()))
+    assert planned.weights + planned.optimizer == state
+    assert planned.step == pytest.approx(step, rel=0.06)
 
 
 RANKS = {
