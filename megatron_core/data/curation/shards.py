@@ -95,7 +95,7 @@ class Curator:
     def _drop(self, reason: str, id: str, text: str, tally: Tally) -> None:
         """Count a document that was not de-identified, and show no more of it than if it were."""
         if self._deidentifier is not None and tally.wants_sample(reason):
-            text = self._deidentifier.replace(text[: self._config.max_characters]).text
+            text = self._deidentifier.replace(text).text  # whole: half a name is not known as one
         tally.drop(reason, id, text)
 
 

@@ -94,6 +94,17 @@ def test_what_identifies_goes_from_texts_and_from_samples(tmp_path: Path) -> Non
     }
 
 
+def test_a_sample_does_not_end_in_half_a_name(tmp_path: Path) -> None:
+    """Half a name is not known as one, so what is shown is cut after it was replaced."""
+    pytest.importorskip("presidio_analyzer", reason="the extra `clinical` is not installed")
+    note = "The patient is doing well today. Call 555-867-5309 or write to Mr. Keawe Dabydeen."
+    for most in (40, 50, 70, 76):
+        config = CurateConfig(deidentify=Deidentify(), min_characters=1, max_characters=most)
+        folder = tmp_path / str(most)
+        _, _, drops = curate_lines(folder, {"notes": [note], "books": ["It is."]}, config)
+        assert "[**PHONE**] or write to Mr. [**NAME**]." in drops
+
+
 def test_what_came_before_changes_nothing_with_all_switched_on() -> None:
     """So a shard is the same whichever process curates it, after whatever others."""
     for extra in ("presidio_analyzer", "py3langid", "spacy"):
