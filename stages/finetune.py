@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_core.files import write_json
-from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params
+from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params, ProfileOption
 from stages.run import RUNS, StageRun, stage_run
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def finetune(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     layout: LayoutOption = "auto",
+    profile: ProfileOption = False,
 ) -> None:
     """Adapt the pretrained model to a domain, then fine-tune it for tasks.
 
@@ -59,13 +60,13 @@ def finetune(
             run.layout, first.device if first else "cpu", first.threads if first else 1
         ) as mesh:
             if config.continued is not None:
-                trained = _continue(run, config.continued, mesh)
+                trained = _continue(run, config.continued, mesh, profile=profile)
                 models["continued"] = trained.path
                 content["continued"] = trained.checkpoint.root
                 metrics["continued"] = trained.metrics
                 rows["continued, held-out loss"] = trained.metrics.get("heldout_loss", "none")
             for name, task in config.tasks.items():
-                roots, results = _tune(run, name, task, models, mesh)
+                roots, results = _tune(run, name, task, models, mesh, profile=profile)
                 content |= roots
                 metrics[name] = results["scores"] if results else {}
                 rows |= _rows(name, results)
@@ -74,7 +75,7 @@ def finetune(
         run.summary(rows)
 
 
-def _continue(run: StageRun, config: ContinuedConfig, mesh: Mesh) -> Trained:
+def _continue(run: StageRun, config: ContinuedConfig, mesh: Mesh, *, profile: bool) -> Trained:
     """Continued pretraining from the last checkpoint of ``pretrain``."""
     from megatron_core.exchange import ModelFolder
     from megatron_core.trainer.assemble import continued_pretraining
@@ -83,12 +84,13 @@ def _continue(run: StageRun, config: ContinuedConfig, mesh: Mesh) -> Trained:
     start = ModelFolder.open(run.input("pretrain"))
     inputs = {"tokenize": run.input_roots["tokenize"]}
     training = continued_pretraining(config, start, run.input("tokenize"), inputs, RUNS, mesh)
-    return train(training, run.output / "continued")
+    return train(training, run.output / "continued", profile=profile)
 
 
 def _tune(
-    run: StageRun, name: str, config: TaskConfig, models: dict[str, Path], mesh: Mesh
-) -> tuple[dict[str, str], dict[str, Any]]:
+    run: StageRun, name: str, config: TaskConfig, models: dict[str, Path], mesh: Mesh,
+    *, profile: bool,
+) -> tuple[dict[str, str], dict[str, Any]]:  # fmt: skip
     """The roots of a task's trainings by folder, and on the first rank its results."""
     from megatron_core.exchange import ModelFolder
     from megatron_core.trainer.assemble import fine_tuning
@@ -113,7 +115,7 @@ def _tune(
             name, config.model_copy(update={"seed": seed}), config.adapter, start, task.make,
             objective, task.description, inputs, RUNS, mesh,
         )  # fmt: skip
-        trained = train(training, run.output / folder)
+        trained = train(training, run.output / folder, profile=profile)
         models[name], roots[folder] = trained.path, trained.checkpoint.root
         told = task.score(tell(training.engine, test))
         if task.generate is not None and mesh.is_first:

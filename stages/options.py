@@ -28,5 +28,14 @@ LayoutOption = Annotated[
         "`auto` takes as many as fit here. It changes no bit of the result.",
     ),
 ]
+ProfileOption = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Trace three steps after the second, and print where their time went. Every rank "
+        "leaves `profile/rank-N.json.gz` in the run's folder, for https://ui.perfetto.dev. "
+        "It changes no bit of the result.",
+    ),
+]
 
 DEFAULT_PARAMS = Path("params.yaml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params
+from stages.options import DEFAULT_PARAMS, DryRun, LayoutOption, Overrides, Params, ProfileOption
 from stages.run import RUNS, stage_run
 
 
@@ -11,6 +11,7 @@ def pretrain(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     layout: LayoutOption = "auto",
+    profile: ProfileOption = False,
 ) -> None:
     """Train a model on the tokenized sources: from scratch, or from one that exists.
 
@@ -48,7 +49,7 @@ def pretrain(
                 config, run.input("tokenize"), run.input_roots, RUNS, mesh,
                 tokenizer=tokenizer_of_tokens(run),
             )  # fmt: skip
-            trained = train(trainer, run.output)
+            trained = train(trainer, run.output, profile=profile)
         run.content = {"model": trained.checkpoint.root}
         run.metrics(trained.metrics)
         run.summary(trained.summary)

@@ -17,6 +17,7 @@ from megatron_core.files import write_json, write_text
 from megatron_core.parallel.launch import is_first_rank
 from megatron_core.trainer import Trainer
 from megatron_core.trainer.assemble import describe
+from megatron_core.trainer.profile import Profiler
 from megatron_core.trainer.start import open_start
 from stages.run import StageRun, open_input
 
@@ -84,10 +85,16 @@ def take_over(run: StageRun) -> None:
     run.summary({"taken from": config.start, **metrics})
 
 
-def train(trainer: Trainer, output: Path) -> Trained:
-    """Train to the end; the first rank copies checkpoints, step log and curves to ``output``."""
+def train(trainer: Trainer, output: Path, *, profile: bool = False) -> Trained:
+    """Train to the end; the first rank copies checkpoints, step log and curves to ``output``.
+
+    With ``profile`` a trace of some steps is left in the run's folder, and there alone.
+    """
+    run, config = trainer.run, trainer.config
+    if profile:
+        tokens = config.batch.sequences * config.sequence_length
+        trainer.profiler = Profiler(run.folder / "profile", trainer.mesh, tokens=tokens)
     path, checkpoint = trainer.train()
-    run = trainer.run
     if (run.folder / WHOLE).exists():
         path = run.folder / WHOLE
     if not trainer.mesh.is_first:

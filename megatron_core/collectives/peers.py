@@ -8,13 +8,15 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from megatron_core.errors import PeerLostError
+from megatron_core.regions import Region, region
 
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Say in one line that another rank is gone; that rank's own message says why."""
+    """Around an exchange: say in one line that a rank is gone; its own message says why."""
     try:
-        yield
+        with region(Region.EXCHANGE):
+            yield
     except RuntimeError as error:
         if "Connection" not in str(error) and "Timed out" not in str(error):
             raise

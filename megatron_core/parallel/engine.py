@@ -34,6 +34,7 @@ from megatron_core.parallel.measure import Measured, measure, speaks_for
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.parallel.pipeline import Microbatch, Pipeline
 from megatron_core.parallel.schedule import forward_actions, pipeline_actions, stage_layers
+from megatron_core.regions import Region, region
 
 
 @dataclass(frozen=True)
@@ -152,20 +153,16 @@ class Engine:
             step: Counts from 1.
             scale: The loss is multiplied by it, and the gradient divided.
         """
-        batch = self.config.batch
-        first = (step - 1) * batch.sequences
-        read, draws = [], []
-        for shard in self.owned_shards:
-            for number in range(self.per_shard):
-                start = first + (shard * self.per_shard + number) * batch.microbatch
-                samples = range(start, start + batch.microbatch)
-                read.append(batches(samples))
-                draws.append((shard, Draw(self.config.seed, step, tuple(samples))))
-        weight = self._pair_weight(read)
-        work = [
-            self._microbatch(one, shard, draw, scale, weight)
-            for one, (shard, draw) in zip(read, draws, strict=True)
-        ]
+        with region(Region.INPUT):
+            samples = self._samples(step)
+            read = [batches(numbers) for _, numbers in samples]
+            weight = self._pair_weight(read)
+            work = [
+                self._microbatch(
+                    one, shard, Draw(self.config.seed, step, tuple(numbers)), scale, weight
+                )
+                for one, (shard, numbers) in zip(read, samples, strict=True)
+            ]
         self.gradients.begin()
         losses = self.pipeline.run(self.actions, work)
         self.gradients.finish()
@@ -174,6 +171,16 @@ class Engine:
         for bucket in self._owned():
             bucket.gradient.div_(loss.predictions * scale)  # a power of two, so exact
         return loss
+
+    def _samples(self, step: int) -> list[tuple[int, range]]:
+        """The microbatches of ``step`` that are computed here: data shard and samples of each."""
+        size = self.config.batch.microbatch
+        starts = [
+            (shard, (step - 1) * self.config.batch.sequences + (shard * self.per_shard + n) * size)
+            for shard in self.owned_shards
+            for n in range(self.per_shard)
+        ]
+        return [(shard, range(start, start + size)) for shard, start in starts]
 
     def heldout(self, batches: Sequence[Callable[[], Batch]]) -> MeanLoss:
         """The mean loss over ``batches``, a multiple of the data shards, without gradients."""
@@ -331,7 +338,8 @@ class Engine:
 
     def measure(self, *, checksums: bool) -> Measured:
         """Squared norms of the gradient, and checksums of gradient and weights, everywhere."""
-        return measure(self._owned(), self.catalogue, self.mesh, checksums=checksums)
+        with region(Region.OPTIMIZER):
+            return measure(self._owned(), self.catalogue, self.mesh, checksums=checksums)
 
     def _owned(self) -> list[Bucket]:
         """Buckets with state; replicated tensors on every tensor rank."""
@@ -341,14 +349,15 @@ class Engine:
 
     def update(self, *, step: int, rate: float, coefficient: float) -> None:
         """Clip by ``coefficient`` and take one step of AdamW; every replica gets the weights."""
-        for bucket in self._owned():
-            if coefficient != 1.0:
-                bucket.gradient.mul_(coefficient)
-            bucket.state.update(
-                bucket.gradient, step=step, rate=rate, config=self.config.optimizer,
-                kernels=self.kernels,
-            )  # fmt: skip
-        self.publish()
+        with region(Region.OPTIMIZER):
+            for bucket in self._owned():
+                gradient, optimizer = bucket.gradient, self.config.optimizer
+                if coefficient != 1.0:
+                    gradient.mul_(coefficient)
+                bucket.state.update(
+                    gradient, step=step, rate=rate, config=optimizer, kernels=self.kernels
+                )
+            self.publish()
 
     def publish(self) -> None:
         """Bring the owners' main weights to every rank that computes with them."""

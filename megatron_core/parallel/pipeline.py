@@ -15,6 +15,7 @@ from megatron_core.collectives import peers
 from megatron_core.model import Place
 from megatron_core.parallel.mesh import Mesh
 from megatron_core.parallel.schedule import Action
+from megatron_core.regions import Region, region
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ class _Flow:
             chunks = stage.blocks(chunks, batch.places)
             if action.stage == pipeline.count - 1:
                 tell = stage.outputs if self.outputs else stage.losses
-                chunks = tell(chunks, batch.targets, batch.places)
+                with region(Region.HEAD):
+                    chunks = tell(chunks, batch.targets, batch.places)
                 self.found[action.microbatch] = [part.detach() for part in chunks]
         if action.stage < pipeline.count - 1:
             self.post.send(_Message(False, action.stage, action.microbatch), chunks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from megatron_core.parallel.interrupts import Interrupts
 from megatron_core.parallel.measure import Measured
 from megatron_core.parallel.watchdog import Watchdog
 from megatron_core.progress import progress_bar
+from megatron_core.regions import Region, region
 from megatron_core.trainer.objective import Objective
+from megatron_core.trainer.profile import Profiler
 from megatron_core.trainer.run import TrainingRun
 from megatron_core.trainer.trackers import Trackers
 
@@ -54,6 +57,7 @@ class Trainer:
             for shard in engine.catalogue.values()
         }
         self._fingerprints: FingerprintLog | None = None
+        self.profiler: Profiler | None = None
         self.step = 0
         self.seconds = 0.0
         self.steps_taken = 0
@@ -70,6 +74,8 @@ class Trainer:
         resumed = self._resume()
         records = self.run.cut_steps(self.step) if self.mesh.is_first else []
         if resumed and self.step == self.config.steps:
+            if self.profiler is not None and self.mesh.is_first:
+                logger.warning("%s is finished: no step is left to profile", self.run.folder)
             return resumed
         self._fingerprints = self._open_fingerprints()
         kinds = self.config.trackers if self.mesh.is_first else []
@@ -80,6 +86,7 @@ class Trainer:
             Interrupts() as interrupts,
             Watchdog.join(self.mesh.rank, ranks, hang_after) as watchdog,
             self.saver,
+            self.profiler or nullcontext(),
             progress_bar(*columns, shown=self.mesh.is_first) as bar,
         ):
             task = bar.add_task(
@@ -87,23 +94,17 @@ class Trainer:
                 completed=self.step, loss=float("nan"), rate=0.0,
             )  # fmt: skip
             while self.step < self.config.steps:
-                started = time.monotonic()
-                record = self._train_step()
-                elapsed = time.monotonic() - started
-                self.seconds, self.steps_taken = self.seconds + elapsed, self.steps_taken + 1
-                if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
-                    record.update(self._heldout())
-                if self.mesh.is_first:
-                    self.run.log_step(record)
-                    trackers.log(record)
-                bar.update(
-                    task, completed=self.step, loss=record["loss"], rate=self.tokens_per_second
-                )
-                stop = self.mesh.any(interrupts.requested)
-                if stop or self._checkpoint_due():
-                    self._save()
-                if stop and self.step < self.config.steps:
-                    self._give_up()
+                with self._traced():
+                    record = self._timed_step()
+                    with region(Region.RECORDS):
+                        self._record(record, trackers)
+                        loss, rate = record["loss"], self.tokens_per_second
+                        bar.update(task, completed=self.step, loss=loss, rate=rate)
+                        stop = self.mesh.any(interrupts.requested)
+                        if stop or self._checkpoint_due():
+                            self._save()
+                    if stop and self.step < self.config.steps:
+                        self._give_up()
                 watchdog.beat(self.step)
             checkpoint = self.saver.wait()
         trackers.close()
@@ -116,6 +117,26 @@ class Trainer:
         """Tokens over the time spent in steps since this process started or resumed."""
         tokens = self.config.batch.sequences * self.config.sequence_length * self.steps_taken
         return tokens / self.seconds if self.seconds else 0.0
+
+    def _traced(self) -> AbstractContextManager[None]:
+        if self.profiler is None:
+            return nullcontext()
+        return self.profiler.step(self.step + 1, self.config.steps)
+
+    def _timed_step(self) -> dict[str, Any]:
+        started = time.monotonic()
+        record = self._train_step()
+        self.seconds += time.monotonic() - started
+        self.steps_taken += 1
+        return record
+
+    def _record(self, record: dict[str, Any], trackers: Trackers) -> None:
+        """Validate when it is due, and log the step on the first rank."""
+        if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
+            record.update(self._heldout())
+        if self.mesh.is_first:
+            self.run.log_step(record)
+            trackers.log(record)
 
     def _train_step(self) -> dict[str, Any]:
         """One optimizer step: gradient, loss, norm, clip, update."""
