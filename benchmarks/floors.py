@@ -9,6 +9,14 @@ import torch
 
 
 @dataclass(frozen=True)
+class Rates:
+    """FLOP/s of products and bytes per second of memory, measured or of a data sheet."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
 class Cost:
     """What cannot be done without.
 
@@ -23,10 +31,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
 
-    def floor(self, flops_per_second: float, bytes_per_second: float) -> tuple[float, str]:
-        """Seconds, and which of the two they are of: arithmetic or bytes."""
-        arithmetic, moving = self.flops / flops_per_second, self.bytes / bytes_per_second
-        return max((arithmetic, "arithmetic"), (moving, "bytes"))
+    def floors(self, rates: Rates) -> tuple[float, float]:
+        """Seconds by arithmetic and by bytes; the larger one cannot be beaten."""
+        return self.flops / rates.flops, self.bytes / rates.bytes
 
 
 SQUARE = 2048  # rows of the product that a machine's rate is measured by

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.litgpt import litgpt
+from benchmarks.peers.megatron import megatron
 from benchmarks.plain import PlainModel, give_weights, plain_step
 from benchmarks.steps import engine_step, initial_weights, random_tokens
 from benchmarks.turns import Step
@@ -22,8 +23,7 @@ from megatron_core.parallel.mesh import open_mesh
 # What is changed of the recipe, by what tables call it.
 OURS: dict[str, dict[str, Any]] = {"Reforge": {}}
 
-SAME = 1e-4  # by which losses of the first steps may differ in fp32
-CHECKED = 2  # steps whose losses are compared
+CHECKED = 3  # first steps, whose losses are compared
 
 Build = Callable[[PretrainConfig, int, ExitStack], Step]
 
@@ -54,29 +54,25 @@ def build_all(
     return found
 
 
-def begin(steps: Mapping[str, Step], same: float = SAME) -> dict[str, float]:
-    """Take the first steps; the seconds of the very first, with what is compiled in it.
+def begin(step: Step) -> tuple[float, list[float]]:
+    """Seconds of the first step, with what is compiled in it, and the losses to compare."""
+    start = time.perf_counter()
+    losses = [float(step(1))]
+    seconds = time.perf_counter() - start
+    return seconds, losses + [float(step(number)) for number in range(2, CHECKED + 1)]
+
+
+def check_same(losses: Mapping[str, list[float]], same: float) -> None:
+    """Print the losses of the first steps by name, which show that the work is the same.
 
     Raises:
-        SystemExit: losses differ, so the steps are not of the same training.
+        SystemExit: they differ by more than ``same``, or are not numbers.
     """
-    seconds, losses = {}, {}
-    for name, step in steps.items():
-        start = time.perf_counter()
-        losses[name] = [float(step(1))]
-        seconds[name] = time.perf_counter() - start
-        losses[name] += [float(step(number)) for number in range(2, CHECKED + 1)]
     for name, found in losses.items():
         print(f"loss of the first {CHECKED} steps: {' '.join(f'{x:.6f}' for x in found)}  {name}")
-    check_same(losses, same)
-    return seconds
-
-
-def check_same(losses: Mapping[str, list[float]], same: float = SAME) -> None:
-    """Raise SystemExit if ``losses`` by name differ by more than ``same``, or are not numbers."""
-    spread = max(max(column) - min(column) for column in zip(*losses.values(), strict=True))
-    if not spread <= same:
-        raise SystemExit(f"losses of the first steps differ by {spread:.1e}: not the same work")
+    spreads = [max(column) - min(column) for column in zip(*losses.values(), strict=True)]
+    if not all(spread <= same for spread in spreads):
+        raise SystemExit(f"losses differ by {spreads}, more than {same}: not the same work")
 
 
 def _at_liberty(step: Step) -> Step:
@@ -112,9 +108,15 @@ def _trainer(config: PretrainConfig, steps: int, stack: ExitStack) -> Step:
     return stack.enter_context(trainer_step(config, weights, random_tokens(config), steps, folder))
 
 
+def _megatron(config: PretrainConfig, steps: int, stack: ExitStack) -> Step:
+    model = megatron(config.model, initial_weights(config), stack).to(config.device)
+    return plain_step(model, config, random_tokens(config))
+
+
 OTHERS: dict[str, Build] = {
     "plain loop": lambda config, *_: _plain(config, compiled=False),
     "plain loop, compiled": lambda config, *_: _plain(config, compiled=True),
     "transformers' Trainer": _trainer,
     "LitGPT, plain loop": _litgpt,
+    "Megatron-Core, plain loop": _megatron,
 }
