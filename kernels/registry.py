@@ -15,6 +15,7 @@ from kernels.adamw import adamw_step
 from kernels.attention import attention
 from kernels.gelu import gelu
 from kernels.layer_norm import layer_norm
+from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rms_norm import rms_norm
 from kernels.rotary import apply_rotary
@@ -23,13 +24,16 @@ from kernels.swiglu import swiglu
 
 REFERENCE = "reference"
 # In the order in which `auto` tries them; the file of each in an operation's folder has its name.
-BACKENDS = ("cpp", "blocked", "transformer_engine", "triton", "compiled")
+BACKENDS = (
+    "cpp", "blocked", "transformer_engine", "fp8_current", "mxfp8", "triton", "compiled",
+)  # fmt: skip
 # What each operation's backends define, as its reference does.
 OPERATIONS: Mapping[str, tuple[str, ...]] = {
     "adamw": ("adamw_step",),
     "attention": ("attention",),
     "gelu": ("gelu",),
     "layer_norm": ("layer_norm",),
+    "linear": ("linear", "input_gradient", "add_weight_gradient"),
     "linear_cross_entropy": ("linear_cross_entropy",),
     "rms_norm": ("rms_norm",),
     "rotary": ("apply_rotary",),
@@ -49,10 +53,16 @@ class Kernels:
     attention: Callable[..., Tensor] = attention
     gelu: Callable[..., Tensor] = gelu
     layer_norm: Callable[..., Tensor] = layer_norm
+    linear: Callable[..., Tensor] = linear
+    input_gradient: Callable[..., Tensor] = input_gradient
+    add_weight_gradient: Callable[..., None] = add_weight_gradient
     linear_cross_entropy: Callable[..., Any] = linear_cross_entropy
     rms_norm: Callable[..., Tensor] = rms_norm
     apply_rotary: Callable[..., Tensor] = apply_rotary
     swiglu: Callable[..., Tensor] = swiglu
+
+
+DEFINITIONS = Kernels()
 
 
 @dataclass(frozen=True)

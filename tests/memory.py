@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
+from kernels.registry import Kernels
 from megatron_core.collectives import ContextSpan, Span
 from megatron_core.config import (
     ClassificationTask,
@@ -32,7 +33,9 @@ from megatron_core.trainer.adapted import body_of
 class Forgetful:
     """A gradient leaf that keeps nothing."""
 
-    def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
+    def linear(
+        self, weight: nn.Parameter, gradient: Tensor, x: Tensor, kernels: Kernels, source: int = 0
+    ) -> None:
         pass
 
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kernels.linear import add_weight_gradient
+from kernels.registry import Kernels
 from megatron_core.collectives import Span
 from megatron_core.parallel.launch import joined_ranks
 from tests.ranks import run_ranks
@@ -59,8 +59,10 @@ class Leaf:
     def __init__(self) -> None:
         self.sums: dict[tuple[nn.Parameter, int], Tensor] = {}
 
-    def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
-        add_weight_gradient(self._sum(weight, source), gradient, x)
+    def linear(
+        self, weight: nn.Parameter, gradient: Tensor, x: Tensor, kernels: Kernels, source: int = 0
+    ) -> None:
+        kernels.add_weight_gradient(self._sum(weight, source), gradient, x)
 
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:
         self._sum(weight, slice).add_(gradient)

@@ -21,6 +21,7 @@ from megatron_core.config.evaluate import EvaluateConfig
 from megatron_core.config.execution import ExecutionConfig, LocalExecution
 from megatron_core.config.finetune import FinetuneConfig
 from megatron_core.config.finetune.problems import finetune_problems
+from megatron_core.config.kernels import EIGHT_BITS
 from megatron_core.config.model import ModelConfig
 from megatron_core.config.prediction import MaskingConfig, PredictionConfig
 from megatron_core.config.pretrain import PretrainConfig
@@ -98,6 +99,7 @@ def cross_section_problems(recipe: Recipe) -> Iterator[Problem]:
         )  # fmt: skip
     for path, run in training_runs(recipe).items():
         yield from _training_problems(path, run, model)
+        yield from _eight_bit_problems(path, run, model)
         if isinstance(run, PredictionConfig):
             yield from _dataset_problems(path, run, model)
             yield from _pair_problems(path, run, model)
@@ -248,6 +250,34 @@ def _training_problems(path: str, run: TrainingConfig, model: ModelConfig) -> It
         for name, count in counts.items():
             if count % degree:
                 yield Problem(f"{path}.grid.{field}", f"must divide {name} = {count}", degree)
+
+
+def _eight_bit_problems(path: str, run: TrainingConfig, model: ModelConfig) -> Iterator[Problem]:
+    backend, grid = run.kernels.linear, run.grid
+    if backend not in EIGHT_BITS:
+        return
+    for name, value, needed in (
+        ("device", run.device, "cuda"), ("precision", run.precision, "bf16"),
+    ):  # fmt: skip
+        if value != needed:
+            yield Problem(f"{path}.{name}", f"must be {needed} with kernels.linear", value)
+    multiple, field = EIGHT_BITS[backend], f"{path}.kernels.linear"
+    if model.experts is not None:
+        yield Problem(
+            field, "is not for a mixture: an expert has as many rows as chose it, and they would "
+            f"have to be a multiple of {multiple}",
+            backend,
+        )  # fmt: skip
+        return
+    for name, size in (
+        ("pretrain.model.hidden", model.hidden),
+        ("queries' width / grid.tensor", model.heads * model.head_size // grid.tensor),
+        ("keys' width / grid.tensor", model.kv_heads * model.head_size // grid.tensor),
+        ("pretrain.model.ffn / grid.tensor", model.ffn // grid.tensor),
+        (f"{path}.sequence_length / grid.context", run.sequence_length // grid.context),
+    ):
+        if size % multiple:
+            yield Problem(field, f"needs {name} = {size} to be a multiple of {multiple}", backend)
 
 
 def _dataset_problems(path: str, run: PredictionConfig, model: ModelConfig) -> Iterator[Problem]:

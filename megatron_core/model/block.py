@@ -54,14 +54,15 @@ class Attention(nn.Module):
         projected = zip(span.local, *map(self._project, chunks, places), strict=True)
         mixed = [self._mix(n, shard, places, tables, seen) for n, *shard in projected]
         return [
-            rows(parts, self.output, span, place.leaf)
+            rows(parts, self.output, span, place.leaf, self.share.kernels)
             for parts, place in zip(zip(*mixed, strict=True), places, strict=True)
         ]
 
     def _project(self, x: Tensor, place: Place) -> list[tuple[Tensor, ...]]:
         """Queries, keys and values ``[s, b, heads, size]`` of each local shard."""
         span = self.share.tensor
-        shards = columns(x, (self.query, self.key, self.value), span, place.leaf)
+        layers = (self.query, self.key, self.value)
+        shards = columns(x, layers, span, place.leaf, self.share.kernels)
         queries, keys, values = (
             [y.unflatten(-1, (-1, self.size)) for y in kind] for kind in zip(*shards, strict=True)
         )
@@ -123,8 +124,9 @@ class FeedForward(nn.Module):
 
     def _one(self, x: Tensor, leaf: GradientLeaf | None) -> Tensor:
         layers = (self.gate, self.up) if self.activation == "swiglu" else (self.up,)
-        inner = [self._act(*shard) for shard in columns(x, layers, self.span, leaf)]
-        return rows(inner, self.down, self.span, leaf)
+        shards = columns(x, layers, self.span, leaf, self.kernels)
+        inner = [self._act(*shard) for shard in shards]
+        return rows(inner, self.down, self.span, leaf, self.kernels)
 
     def _act(self, *inputs: Tensor) -> Tensor:
         if self.activation == "swiglu":

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from kernels.linear import add_weight_gradient, input_gradient, linear
 from kernels.precision import wide, wide_dtype
+from kernels.registry import Kernels
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.collectives.rows import exchange_rows
 from megatron_core.config import ModelConfig
@@ -116,8 +116,9 @@ class Experts(nn.Module):
         self, x: Tensor, weights: Tensor, assignment: Assignment, leaf: GradientLeaf | None
     ) -> Tensor:
         shared = _Shared(
-            self.share.tensor, leaf, _Traffic.of(assignment.counts, self.share.expert), x.shape[1]
-        )
+            self.share.tensor, leaf, _Traffic.of(assignment.counts, self.share.expert), x.shape[1],
+            self.share.kernels,
+        )  # fmt: skip
         experts: list[Expert] = list(self.experts.values())  # type: ignore[arg-type]
         shards = range(len(self.share.tensor.local))
         outer = [w for i in shards for e in experts for w in (e.gate.shards[i], e.up.shards[i])]
@@ -186,6 +187,7 @@ class _Shared:
     leaf: GradientLeaf | None
     traffic: _Traffic
     batch: int
+    kernels: Kernels
 
     def partial(self, dtype: torch.dtype) -> torch.dtype:
         """Of results that are yet to be added over shards."""
@@ -206,9 +208,9 @@ class _Shared:
     ) -> None:
         """Hand a weight gradient to the leaf, or add it to ``total``; also one of no rows."""
         if self.leaf is not None:
-            self.leaf.linear(weight, gradient, x, source)  # type: ignore[arg-type]
+            self.leaf.linear(weight, gradient, x, self.kernels, source)  # type: ignore[arg-type]
         elif total is not None:
-            add_weight_gradient(total, gradient, x)
+            self.kernels.add_weight_gradient(total, gradient, x)
 
 
 class _ToExperts(Function):
@@ -226,7 +228,7 @@ class _ToExperts(Function):
         ctx.save_for_backward(place, rows)
         ctx.shared, ctx.weights = shared, weights
         return tuple(
-            linear(rows[segment.rows], weights[first + layer])
+            shared.kernels.linear(rows[segment.rows], weights[first + layer])
             for first, segment in _products(shared, len(weights), 2)
             for layer in range(2)
         )
@@ -241,7 +243,9 @@ class _ToExperts(Function):
         each = len(shared.traffic.segments)
         for i, (first, segment) in enumerate(_products(shared, len(weights), 2)):
             pair, x = gradients[2 * i : 2 * i + 2], rows[segment.rows]
-            totals[i // each, segment.rows] = input_gradient(pair, weights[first : first + 2])
+            totals[i // each, segment.rows] = shared.kernels.input_gradient(
+                pair, weights[first : first + 2]
+            )
             for layer, gradient in enumerate(pair, start=first):
                 shared.give(weights[layer], gradient, x, segment.source, sums[layer])
         parts = [combine(shared.traffic.back(total), place) for total in totals]
@@ -267,7 +271,9 @@ class _FromExperts(Function):
         partial = shared.partial(dtype)
         results = own.new_empty(shards, sum(traffic.received), hidden, dtype=partial)
         for i, (layer, segment) in enumerate(_products(shared, len(layers), 1)):
-            results[i // each, segment.rows] = linear(inputs[i], layers[layer], partial)
+            results[i // each, segment.rows] = shared.kernels.linear(
+                inputs[i], layers[layer], partial
+            )
         weights = span.gather(own)
         rows = [traffic.back(result) for result in results]
         ctx.save_for_backward(weights, order, place, *inputs, *(x.to(dtype) for x in rows))
@@ -289,7 +295,8 @@ class _FromExperts(Function):
         grads = []
         for x, (layer, segment) in zip(inputs, _products(shared, len(layers), 1), strict=True):
             part = rows[segment.rows]
-            grads.append(input_gradient([part], [layers[layer]]).to(x.dtype))
+            own = shared.kernels.input_gradient([part], [layers[layer]])
+            grads.append(own.to(x.dtype))
             shared.give(layers[layer], part, x, segment.source, sums[layer])
         agreement = [(wide(chosen) * wide(result)).sum(dim=1)[place] for result in results]
         return shared.scatter(agreement), None, None, None, *grads, *_cast(sums, layers)

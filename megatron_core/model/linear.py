@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from kernels.linear import add_weight_gradient, input_gradient, linear
+from kernels.linear import linear
 from kernels.precision import wide, wide_dtype
+from kernels.registry import DEFINITIONS, Kernels
 from megatron_core.collectives import Span, tree_sum
 from megatron_core.model.place import GradientLeaf
 
@@ -82,8 +83,9 @@ class Split(nn.Module):
 
 
 def columns(
-    x: Tensor, layers: Sequence[Split], span: Span, leaf: GradientLeaf | None
-) -> Iterator[tuple[Tensor, ...]]:
+    x: Tensor, layers: Sequence[Split], span: Span, leaf: GradientLeaf | None,
+    kernels: Kernels = DEFINITIONS,
+) -> Iterator[tuple[Tensor, ...]]:  # fmt: skip
     """Layers cut by output features on one input: the outputs of each local shard in turn.
 
     Args:
@@ -95,7 +97,7 @@ def columns(
     """
     pairs = [(layer, i) for i in range(len(span.local)) for layer in layers]
     weights = [layer.shards[i] for layer, i in pairs]
-    outputs = _Columns.apply(x, span, leaf, len(layers), *weights)  # type: ignore[no-untyped-call]
+    outputs = _Columns.apply(x, span, leaf, kernels, len(layers), *weights)  # type: ignore[no-untyped-call]
     outputs = [
         y + replicated(layer.bias.local[i], leaf) if isinstance(layer.bias, Shards) else y
         for y, (layer, i) in zip(outputs, pairs, strict=True)
@@ -103,7 +105,10 @@ def columns(
     return (tuple(outputs[i : i + len(layers)]) for i in range(0, len(outputs), len(layers)))
 
 
-def rows(inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf | None) -> Tensor:
+def rows(
+    inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf | None,
+    kernels: Kernels = DEFINITIONS,
+) -> Tensor:  # fmt: skip
     """A layer cut by input features: ``[s, b, in / T]`` of each local shard to local slices.
 
     Args:
@@ -113,7 +118,7 @@ def rows(inputs: Sequence[Tensor], layer: Split, span: Span, leaf: GradientLeaf 
     Returns:
         ``[slice, b, out]`` in the dtype of the inputs; the partial results are fp32.
     """
-    result: Tensor = _Rows.apply(span, leaf, len(inputs), *inputs, *layer.shards)  # type: ignore[no-untyped-call]
+    result: Tensor = _Rows.apply(span, leaf, kernels, len(inputs), *inputs, *layer.shards)  # type: ignore[no-untyped-call]
     if not isinstance(layer.bias, nn.Parameter):
         return result
     parts = by_slice(result, len(span.local))
@@ -154,12 +159,14 @@ def collect(x: Tensor, span: Span) -> Tensor:
 class _Columns(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, span: Span, leaf: GradientLeaf | None, layers: int, *weights: Tensor
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, x: Tensor, span: Span, leaf: GradientLeaf | None, kernels: Kernels, layers: int,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         ctx.save_for_backward(x)
-        ctx.span, ctx.leaf, ctx.layers, ctx.weights = span, leaf, layers, weights
+        ctx.span, ctx.leaf, ctx.kernels = span, leaf, kernels
+        ctx.layers, ctx.weights = layers, weights
         whole = span.gather(x)
-        return tuple(linear(whole, weight) for weight in weights)
+        return tuple(kernels.linear(whole, weight) for weight in weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -168,40 +175,41 @@ class _Columns(Function):
         whole = ctx.span.gather(x)
         gradients = tuple(g.contiguous() for g in gradients)  # once for both products
         parts = [
-            input_gradient(gradients[i : i + n], weights[i : i + n])
+            ctx.kernels.input_gradient(gradients[i : i + n], weights[i : i + n])
             for i in range(0, len(weights), n)
         ]
         gradient = ctx.span.scatter_sum(tree_sum(parts)).to(x.dtype)
         grads = [
-            weight_gradient(ctx.leaf, weight, g, whole)
+            weight_gradient(ctx.leaf, weight, g, whole, ctx.kernels)
             for weight, g in zip(weights, gradients, strict=True)
         ]
-        return gradient, None, None, None, *grads
+        return gradient, None, None, None, None, *grads
 
 
 class _Rows(Function):
     @staticmethod
     def forward(
-        ctx: Any, span: Span, leaf: GradientLeaf | None, count: int, *tensors: Tensor
-    ) -> Tensor:
+        ctx: Any, span: Span, leaf: GradientLeaf | None, kernels: Kernels, count: int,
+        *tensors: Tensor,
+    ) -> Tensor:  # fmt: skip
         inputs, weights = tensors[:count], tensors[count:]
         ctx.save_for_backward(*inputs)
-        ctx.span, ctx.leaf, ctx.weights = span, leaf, weights
+        ctx.span, ctx.leaf, ctx.kernels, ctx.weights = span, leaf, kernels, weights
         dtype = inputs[0].dtype
         partial = wide_dtype(dtype) if span.shards > 1 else dtype
-        parts = [linear(x, w, partial) for x, w in zip(inputs, weights, strict=True)]
+        parts = [kernels.linear(x, w, partial) for x, w in zip(inputs, weights, strict=True)]
         return span.scatter_sum(tree_sum(parts)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         whole = ctx.span.gather(gradient.contiguous())
         dtype = gradient.dtype
-        inputs = [input_gradient([whole], [w]).to(dtype) for w in ctx.weights]
+        inputs = [ctx.kernels.input_gradient([whole], [w]).to(dtype) for w in ctx.weights]
         grads = [
-            weight_gradient(ctx.leaf, weight, whole, x)
+            weight_gradient(ctx.leaf, weight, whole, x, ctx.kernels)
             for weight, x in zip(ctx.weights, ctx.saved_tensors, strict=True)
         ]
-        return None, None, None, *inputs, *grads
+        return None, None, None, None, *inputs, *grads
 
 
 class _Whole(Function):
@@ -238,14 +246,14 @@ class _Collect(Function):
 
 
 def weight_gradient(
-    leaf: GradientLeaf | None, weight: Tensor, gradient: Tensor, x: Tensor
+    leaf: GradientLeaf | None, weight: Tensor, gradient: Tensor, x: Tensor, kernels: Kernels
 ) -> Tensor | None:
     """Give a linear layer's weight gradient to ``leaf``; without one, return it for autograd."""
     if leaf is not None:
-        leaf.linear(weight, gradient, x)  # type: ignore[arg-type]
+        leaf.linear(weight, gradient, x, kernels)  # type: ignore[arg-type]
         return None
     total = torch.zeros_like(wide(weight))
-    add_weight_gradient(total, gradient, x)
+    kernels.add_weight_gradient(total, gradient, x)
     return total.to(weight.dtype)
 
 

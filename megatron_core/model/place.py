@@ -21,7 +21,9 @@ class GradientLeaf(Protocol):
     keeps a sum of its own in fp32.
     """
 
-    def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
+    def linear(
+        self, weight: nn.Parameter, gradient: Tensor, x: Tensor, kernels: Kernels, source: int = 0
+    ) -> None:
         """Add ``gradient [..., out]ᵀ @ x [..., in]``; may be done later.
 
         ``source`` is the expert rank that the rows came from, for an expert's weight.

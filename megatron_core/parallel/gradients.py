@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kernels.linear import add_weight_gradient
+from kernels.registry import Kernels
 from megatron_core.collectives import Span
 from megatron_core.model import Lora
 from megatron_core.parallel.bucket import Bucket, BucketGradient, parameter_places
@@ -84,7 +84,9 @@ class ChunkLeaf:
         self._deferred = deferred
 
     @torch.no_grad()
-    def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
+    def linear(
+        self, weight: nn.Parameter, gradient: Tensor, x: Tensor, kernels: Kernels, source: int = 0
+    ) -> None:
         """Add ``gradient [..., out]ᵀ @ x [..., in]``, now or when the weights' turn comes."""
         change = self._gradients.changes.get(weight)
         if change is None and not weight.requires_grad:
@@ -98,7 +100,7 @@ class ChunkLeaf:
                 return
             self._gradients.add(
                 weight, self._shard, self._chunk, source,
-                lambda total: add_weight_gradient(total, gradient, x),
+                lambda total: kernels.add_weight_gradient(total, gradient, x),
             )  # fmt: skip
 
         if self._deferred is None:

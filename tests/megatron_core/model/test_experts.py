@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels.linear import add_weight_gradient
+from kernels.registry import Kernels
 from megatron_core.collectives import ContextSpan, Span
 from megatron_core.config import ExpertsConfig, ModelConfig
 from megatron_core.model import Place, Share, parameter_shards
@@ -185,8 +185,10 @@ class Ledger:
         return self.sums.setdefault(key, torch.zeros(weight.shape))
 
     @torch.no_grad()
-    def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor, source: int = 0) -> None:
-        add_weight_gradient(self._sum(weight, source), gradient, x)
+    def linear(
+        self, weight: nn.Parameter, gradient: Tensor, x: Tensor, kernels: Kernels, source: int = 0
+    ) -> None:
+        kernels.add_weight_gradient(self._sum(weight, source), gradient, x)
 
     @torch.no_grad()
     def add(self, weight: nn.Parameter, gradient: Tensor, slice: int = 0) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.linear import add_weight_gradient
+from kernels.registry import Kernels
 from megatron_core.collectives import WHOLE
 from megatron_core.model import Place
 from megatron_core.model.linear import Split, columns
@@ -61,10 +61,12 @@ class Diary:
         diary = self
 
         class Leaf:
-            def linear(self, weight: nn.Parameter, gradient: Tensor, x: Tensor) -> None:
+            def linear(
+                self, weight: nn.Parameter, gradient: Tensor, x: Tensor, kernels: Kernels
+            ) -> None:
                 def product() -> None:
                     total = diary.sums.setdefault(weight, torch.zeros(weight.shape))
-                    add_weight_gradient(total, gradient, x)
+                    kernels.add_weight_gradient(total, gradient, x)
                     diary.order.setdefault(weight, []).append((microbatch, chunk))
 
                 product() if deferred is None else deferred.append(product)
