@@ -84,7 +84,7 @@ def strided(tensors: Sequence[Tensor]) -> ctypes.Array[Strided]:
 def _compiler() -> str | None:
     from torch.utils import cpp_extension
 
-    return shutil.which(cpp_extension.get_cxx_compiler())
+    return shutil.which(cpp_extension.get_cxx_compiler())  # type: ignore[no-untyped-call]
 
 
 def _instructions() -> Sequence[str]:

@@ -62,7 +62,7 @@ class _Attention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mixed, spread, seen = ctx.saved_tensors
         gradients = [torch.empty(x.shape) for x in (query, key, value)]
