@@ -58,11 +58,11 @@ def engine_step(
     batches = read or random_tokens(config)
 
     def step(number: int) -> float:
-        loss = engine.gradient(batches, number).mean
+        sums = engine.gradient(batches, number)
         with record_function(OPTIMIZER):
             norm = engine.measure(checksums=True).norm
             coefficient = clip_coefficient(norm, adamw.clip)
             engine.update(step=number, rate=adamw.learning_rate, coefficient=coefficient)
-        return loss
+        return sums.read().mean
 
     return step

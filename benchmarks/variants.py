@@ -21,7 +21,10 @@ from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 
 # What is changed of the recipe, by what tables call it.
-OURS: dict[str, dict[str, Any]] = {"Reforge": {}}
+OURS: dict[str, dict[str, Any]] = {
+    "Reforge": {},
+    "Reforge, definitions alone": {"kernels": {"default": "reference"}},
+}
 
 CHECKED = 3  # first steps, whose losses are compared
 

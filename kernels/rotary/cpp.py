@@ -36,7 +36,8 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
-        return _rotate(given, *ctx.saved_tensors, -1.0), None
+        (table,) = ctx.saved_tensors
+        return _rotate(given, table, -1.0), None
 
 
 def _rotate(x: Tensor, table: Tensor, turn: float) -> Tensor:
