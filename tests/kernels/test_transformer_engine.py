@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention, layer_norm, linear, rms_norm
+from kernels import linear
+from kernels.attention import attention
 from kernels.registry import Kernels, UnavailableError, backends, choose, load, support
 from kernels.swiglu import swiglu
 from kernels.te import lacks
@@ -28,6 +29,7 @@ from megatron_core.config import ExpertsConfig
 from megatron_core.model import LanguageModel, Share
 from megatron_core.model.linear import Split, columns, rows
 from tests import te
+from tests.formulas import CASES, assert_follows
 from tests.models import small_config
 from tests.spans import SHARDS, Leaf, Parts, normal, over_ranks
 
@@ -39,16 +41,9 @@ ALL = [(op, "transformer_engine") for op in ("attention", "layer_norm", "linear"
 ALL += [("linear", name) for name in EIGHT_BITS]
 
 
-@pytest.fixture(params=["stand-in", "library"])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the stand-in, or the library, computes."""
-    if request.param == "stand-in":
-        te.install(monkeypatch)
-        return "cpu"
-    if reason := lacks():
-        pytest.skip(f"Transformer Engine: {reason}")
-    monkeypatch.setenv("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")
-    return "cuda"
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    te.install(monkeypatch)
 
 
 def strided(name: str, *shape: int) -> Tensor:
@@ -56,73 +51,63 @@ def strided(name: str, *shape: int) -> Tensor:
     return normal(name, *shape[:-1], 2 * shape[-1] + 1, dtype=BF16)[..., 1::2]
 
 
+def shifted(name: str, *shape: int) -> Tensor:
+    """A view of a buffer, from its second number."""
+    draws = normal(name, *shape, dtype=BF16)
+    return torch.cat([draws.new_zeros(1), draws.flatten()])[1:].view(shape)
+
+
 def off(ours: Tensor, exact: Tensor) -> float:
     return float((ours.double() - exact).norm() / exact.double().norm())
 
 
-def compare(
-    ours: Callable[..., Tensor], exact: Callable[..., Tensor], inputs: Sequence[Tensor]
+MAKERS = (partial(normal, dtype=BF16), strided, shifted)
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=["whole", "strided", "shifted"])
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        (name, shapes)
+        for name, case in CASES.items()
+        if (case.operation, "transformer_engine") in ALL
+        for shapes in case.shapes
+    ],
+)
+def test_norms_and_attention_are_those_of_the_formula(
+    name: str, shapes: Sequence[tuple[int, ...]], make: Any, stand_in: None
 ) -> None:
-    """Forward and backward, twice with the same bits."""
-    inputs = [x.detach().requires_grad_() for x in inputs]
-    wide = [x.detach().double().requires_grad_() for x in inputs]
-    result, wanted = ours(*inputs), exact(*wide)
-    assert result.dtype == inputs[0].dtype
-    upstream = normal("upstream", *wanted.shape, dtype=BF16).to(wanted.device)
-    result.backward(upstream)
-    again = [x.detach().requires_grad_() for x in inputs]
-    ours(*again).backward(upstream)
-    assert all(torch.equal(x.grad, y.grad) for x, y in zip(again, inputs, strict=True))
-    wanted.backward(upstream.double())
-    for x, y in [(result, wanted), *((a.grad, b.grad) for a, b in zip(inputs, wide, strict=True))]:
-        assert x is not None
-        assert y is not None
-        torch.testing.assert_close(
-            x.double(), y, rtol=1e-2, atol=1e-2 * max(1.0, float(y.detach().abs().max()))
+    case = CASES[name]
+    kernels = load({case.operation: "transformer_engine"})
+    inputs = [make(f"{name}{number}", *shape) for number, shape in enumerate(shapes)]
+    assert case.call(kernels, *inputs).dtype == BF16
+    assert_follows(partial(case.call, kernels), case.formula, inputs)
+
+
+def test_attention_sees_what_it_is_told(stand_in: None) -> None:
+    """Whatever the window and the kind."""
+    seen = normal("seen", 2, 4, 9) < 0.5
+    seen[:, :, 0] = True
+    shapes = [("query", 4, 2, 6, 8), ("key", 9, 2, 2, 8), ("value", 9, 2, 2, 8)]
+    ours = load({"attention": "transformer_engine"}).attention
+    for mask in ({"causal": True, "window": 2}, {"causal": False}):
+        inputs = [normal(*shape, dtype=BF16) for shape in shapes]
+        assert_follows(
+            partial(ours, **mask, seen=seen), partial(attention, **mask, seen=seen), inputs
         )
 
 
-@pytest.mark.parametrize("shape", [(6, 2, 32), (5, 1, 3, 8)])
-@pytest.mark.parametrize("make", [partial(normal, dtype=BF16), strided])
-def test_norms_are_those_of_the_definition(shape: tuple[int, ...], make: Any, device: str) -> None:
-    shapes = {"x": shape, "weight": shape[-1:], "bias": shape[-1:]}
-    inputs = [make(name, *one).to(device) for name, one in shapes.items()]
-    kernels = load({"rms_norm": "transformer_engine", "layer_norm": "transformer_engine"})
-    one, exact = partial(kernels.rms_norm, epsilon=0.1), partial(rms_norm.rms_norm, epsilon=0.1)
-    compare(one, exact, inputs[:2])
-    one = partial(kernels.layer_norm, epsilon=0.1)
-    compare(one, partial(layer_norm.layer_norm, epsilon=0.1), inputs)
-
-
-@pytest.mark.parametrize("make", [partial(normal, dtype=BF16), strided])
-@pytest.mark.parametrize(
-    ("length", "keys", "mask"),
-    [
-        (9, 9, {"causal": True}), (9, 9, {"causal": False}), (4, 9, {"causal": True}),
-        (9, 9, {"causal": True, "window": 3}), (4, 9, {"causal": True, "window": 3}),
-        (9, 9, {"causal": True, "window": 9}), (4, 9, {"causal": True, "window": 3, "seen": True}),
-    ],
-)  # fmt: skip
-def test_attention_is_that_of_the_definition(
-    make: Any, length: int, keys: int, mask: dict[str, Any], device: str
-) -> None:
-    if mask.get("seen"):
-        mask = mask | {"seen": normal("seen", 2, length, keys).to(device) < 0.5}
-        mask["seen"][:, :, 0] = True
-    ours = load({"attention": "transformer_engine"}).attention
-    shapes = [("q", length, 2, 6, 8), ("k", keys, 2, 2, 8), ("v", keys, 2, 2, 8)]
-    inputs = [make(*shape).to(device) for shape in shapes]
-    compare(partial(ours, **mask), partial(attention.attention, **mask), inputs)
-
-
-@pytest.mark.parametrize("make", [partial(normal, dtype=BF16), strided])
+@pytest.mark.parametrize("make", MAKERS, ids=["whole", "strided", "shifted"])
 @pytest.mark.parametrize("backend", TOLERANCE)
+@pytest.mark.parametrize("device", ["cpu", "cuda"], ids=["stand-in", "library"])
 def test_products_of_a_layer_are_those_of_the_definition(
-    backend: str, make: Any, device: str
+    backend: str, make: Any, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several layers share the input; sums go on in fp32 where they are."""
-    if device == "cuda" and (reason := support("linear", backend).lacks()):
-        pytest.skip(reason)
+    if device == "cpu":
+        te.install(monkeypatch)
+    elif reason := support("linear", backend).lacks():
+        pytest.skip(f"Transformer Engine: {reason}")
     kernels = load({"linear": backend})
     x, widths = make("x", 32, 2, 64).to(device), (32, 96, 64)
     weights = [make(f"w{n}", n, 64).to(device) for n in widths]
@@ -184,15 +169,15 @@ def layers_case(span: Span, backend: str) -> Parts:
         return found
 
 
-CASES = {backend: partial(layers_case, backend=backend) for backend in TOLERANCE}
+LAYERS = {backend: partial(layers_case, backend=backend) for backend in TOLERANCE}
 
 
 def test_ranks_that_share_the_shards_get_the_same_bits(tmp_path: Path) -> None:
     """A scale is that of one product, whose shape and numbers are the grid's."""
-    alone = over_ranks(CASES, 1, tmp_path)
+    alone = over_ranks(LAYERS, 1, tmp_path)
     reference = layers_case(Span(SHARDS), "reference")
     for ranks in (2, 4):
-        found = over_ranks(CASES, ranks, tmp_path)
+        found = over_ranks(LAYERS, ranks, tmp_path)
         for case, results in alone.items():
             for name, wanted in results.items():
                 assert all(map(torch.equal, found[case][name], wanted)), (case, name)
