@@ -1,4 +1,5 @@
 // Rotation of the halves of each row.
+#include "vector.h"
 
 struct Strided {
     float* data;
@@ -13,21 +14,20 @@ extern "C" void rotate(long length, long batch, long heads, long size, long thre
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long position = 0; position < length; ++position)
         for (long b = 0; b < batch; ++b) {
-            const long place = position * table[0].position + b * table[0].sample;
-            const float* __restrict cosine = table[0].data + place;
-            const float* __restrict sine = table[1].data + place;
-            for (long h = 0; h < heads; ++h) {
-                const float* __restrict row =
-                    x->data + position * x->position + b * x->sample + h * x->head;
-                float* __restrict to = result + ((position * batch + b) * heads + h) * size;
-                // Each sine belongs to the number that it is multiplied into, not to its partner.
-                for (long i = 0; i < half; ++i) {
-                    const float first = row[i], second = row[half + i];
-                    const float of_first = turn > 0 ? sine[i] : sine[half + i];
-                    const float of_second = turn > 0 ? sine[half + i] : sine[i];
-                    to[i] = first * cosine[i] - second * of_first * turn;
-                    to[half + i] = second * cosine[half + i] + first * of_second * turn;
-                }
-            }
+            const long place = position * table->position + b * table->sample;
+            const float *cosine = table[0].data + place, *sine = table[1].data + place;
+            // A sine of the table belongs to the number that is turned into, not to the one it
+            // multiplies.
+            const float *into_first = turn > 0 ? sine : sine + half;
+            const float *into_second = turn > 0 ? sine + half : sine;
+            const float* row = x->data + position * x->position + b * x->sample;
+            float* to = result + (position * batch + b) * heads * size;
+            for (long h = 0; h < heads; ++h, row += x->head, to += size)
+                each_vector(half, [=](long i, auto read, auto write) {
+                    const Vector first = read(row + i), second = read(row + half + i);
+                    write(to + i, first * read(cosine + i) - second * read(into_first + i) * turn);
+                    write(to + half + i, second * read(cosine + half + i) +
+                                             first * read(into_second + i) * turn);
+                });
         }
 }

@@ -19,17 +19,21 @@ INLINE Vector sigmoid(Vector x) { return 1.0f / (1.0f + exp_of_minus(x)); }
 
 // x: gate, up, result.
 extern "C" void swiglu_forward(long rows, long width, long threads, float* const* x) {
-    each_chunk(rows * width, threads, [&](long i, auto read, auto write) {
-        const Vector gate = read(x[0] + i);
-        write(x[2] + i, gate * sigmoid(gate) * read(x[1] + i));
+    const float *gates = x[0], *ups = x[1];
+    float* result = x[2];
+    each_chunk(rows * width, threads, [=](long i, auto read, auto write) {
+        const Vector gate = read(gates + i);
+        write(result + i, gate * sigmoid(gate) * read(ups + i));
     });
 }
 
 // x: gate, up, the result's gradient; gradients of gate and up.
 extern "C" void swiglu_backward(long rows, long width, long threads, float* const* x) {
-    each_chunk(rows * width, threads, [&](long i, auto read, auto write) {
-        const Vector gate = read(x[0] + i), given = read(x[2] + i), open = sigmoid(gate);
-        write(x[3] + i, given * read(x[1] + i) * open * (1.0f + gate * (1.0f - open)));
-        write(x[4] + i, given * gate * open);
+    const float *gates = x[0], *ups = x[1], *upstream = x[2];
+    float *of_gate = x[3], *of_up = x[4];
+    each_chunk(rows * width, threads, [=](long i, auto read, auto write) {
+        const Vector gate = read(gates + i), given = read(upstream + i), open = sigmoid(gate);
+        write(of_gate + i, given * read(ups + i) * open * (1.0f + gate * (1.0f - open)));
+        write(of_up + i, given * gate * open);
     });
 }

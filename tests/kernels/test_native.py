@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import native
+from kernels import native, registry
 from kernels.attention import cpp, reference
+from kernels.rotary import rotary_table
 
 pytestmark = pytest.mark.skipif(native.lacks() is not None, reason=str(native.lacks()))
 
@@ -108,6 +109,77 @@ def test_no_bit_depends_on_the_number_of_threads() -> None:
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("operation", ["adamw", "layer_norm", "rms_norm", "rotary", "swiglu"])
+def test_no_bit_of_a_row_depends_on_threads_or_on_its_neighbours(operation: str) -> None:
+    """Of rows whose width is no multiple of a vector's, and of many chunks."""
+    results = []
+    before = torch.get_num_threads()
+    for threads, rows in ((1, 1300), (2, 1300), (3, 1300), (2, 700)):
+        torch.set_num_threads(threads)
+        results.append([x[:700] for x in run(operation, rows, 26)])
+    torch.set_num_threads(before)
+    for other in results[1:3]:
+        assert all(map(torch.equal, results[0], other))
+    if operation != "rms_norm" and operation != "layer_norm":
+        assert all(map(torch.equal, results[0], results[3]))
+
+
+def run(operation: str, rows: int, width: int) -> list[Tensor]:
+    """A result of ``[rows, …]`` and the gradients of ``[rows, …]`` and of weights."""
+    generator = torch.Generator().manual_seed(0)
+    kernels = registry.load({operation: "cpp"})
+    x, other = torch.randn(2, 1300, 1, 1, width, generator=generator)[:, :rows]
+    weight, bias = torch.randn(2, width, generator=generator)
+    if operation == "adamw":
+        moments = [torch.zeros_like(x).contiguous(), torch.ones_like(x).contiguous()]
+        x = x.contiguous()
+        kernels.adamw_step(
+            x, other.contiguous(), *moments, step=2, learning_rate=0.1, beta1=0.9, beta2=0.95,
+            epsilon=1e-8, weight_decay=0.1,
+        )  # fmt: skip
+        return [x, *moments]
+    inputs = {
+        "layer_norm": [x, weight, bias],
+        "rms_norm": [x, weight],
+        "rotary": [x],
+        "swiglu": [x, other],
+    }[operation]
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    result = {
+        "layer_norm": lambda: kernels.layer_norm(*inputs, 1e-5),
+        "rms_norm": lambda: kernels.rms_norm(*inputs, 1e-5),
+        "rotary": lambda: kernels.apply_rotary(*inputs, rotary_table(rows, torch.arange(13.0))),
+        "swiglu": lambda: kernels.swiglu(*inputs),
+    }[operation]
+    mixed = result()
+    mixed.backward(other)
+    return [mixed.detach(), *(t.grad for t in inputs if t.grad is not None)]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+@pytest.mark.parametrize("width", [1, 13, 64])
+def test_layer_norm_of_rows_far_from_zero_is_exact(width: int, mean: float) -> None:
+    """As exact as fp32 numbers so far from zero are told apart."""
+    x = torch.randn(5, width, generator=torch.Generator().manual_seed(0)) + mean
+    ones, zeros = torch.ones(width), torch.zeros(width)
+    ours = registry.load({"layer_norm": "cpp"}).layer_norm(x, ones, zeros, 1e-2)
+    exact = torch.nn.functional.layer_norm(x.double(), (width,), eps=1e-2)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4 + mean * 1e-6)
+
+
+def test_swiglu_of_large_numbers_is_finite() -> None:
+    x = torch.tensor([-1e4, -200.0, -90.0, -1.0, 0.0, 1.0, 200.0, 1e4, 3.0])
+    inputs = [t.clone().requires_grad_() for t in (x, torch.ones(9))]
+    result = registry.load({"swiglu": "cpp"}).swiglu(*inputs)
+    result.sum().backward()
+    exact = x.double().requires_grad_()
+    expected = torch.nn.functional.silu(exact)
+    expected.sum().backward()
+    torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=1e-30)
+    assert inputs[0].grad is not None
+    torch.testing.assert_close(inputs[0].grad.double(), exact.grad, rtol=1e-5, atol=1e-30)
 
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
