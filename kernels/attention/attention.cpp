@@ -276,9 +276,7 @@ struct Backward {
         const float scale = LOG2_E / std::sqrt((float)p.size);
         pack(own.query + start * padded, query, 0, p.length, b, h, p, scale);
         pack(own.given + start * padded, given, 0, p.length, b, h, p);
-        for (long i = 0; i < p.rows(); ++i) {
-            own.spread[start + i] = -NOTHING;  // what pads them has no share of anything
-            if (i >= p.length) continue;
+        for (long i = 0; i < p.length; ++i) {
             own.spread[start + i] = spread[(b * p.heads + h) * p.length + i];
             float* row = own.sum_key;
             copy_row(row, mixed.row(i, b, h), mixed.number, p.size);
