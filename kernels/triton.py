@@ -60,6 +60,18 @@ def rows_of(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
+# Triton's interpreter multiplies the bits of bf16 as if they were integers; fp32 holds the numbers.
+_WIDE = INTERPRETED if tl is None else tl.constexpr(INTERPRETED)
+
+
+@jit
+def product(a, b):
+    """``a @ b`` of tiles in fp32, exact products of fp32 included."""
+    if _WIDE:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
 def _lacks() -> str | None:
     return "it needs Triton: pip install 'reforge-llm[triton]'" if triton is None else None
 
