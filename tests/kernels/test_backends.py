@@ -46,6 +46,13 @@ def use(operation: str, backend: str, device: str, dtype: torch.dtype) -> Kernel
     return registry.load({operation: backend})
 
 
+def skip_half_if_slow(backend: str, device: str, dtype: torch.dtype, strided: bool) -> None:
+    """Where a case takes seconds, strided tensors are tried in fp32 and others in bf16."""
+    slow = backend == "compiled" or (backend == "triton" and device == "cpu")
+    if slow and strided != (dtype == torch.float32):
+        pytest.skip(f"{backend} is slow here: tried with the other dtype")
+
+
 def of_cases() -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("backend", "device", "name", "shapes"),
@@ -85,6 +92,7 @@ def bits(x: Tensor) -> tuple[torch.dtype, bytes]:
 def test_forward_and_backward_are_those_of_the_formula(
     backend: str, device: str, name: str, shapes: Sequence[Shape], dtype: torch.dtype, strided: bool
 ) -> None:
+    skip_half_if_slow(backend, device, dtype, strided)
     case = CASES[name]
     kernels = use(case.operation, backend, device, dtype)
     inputs = inputs_for(name, shapes, dtype, strided, device)
@@ -97,6 +105,8 @@ def test_forward_and_backward_are_those_of_the_formula(
 def test_the_same_input_gives_the_same_bits(
     backend: str, device: str, name: str, shapes: Sequence[Shape], dtype: torch.dtype
 ) -> None:
+    if backend == "triton" and device == "cpu":
+        pytest.skip("Triton's interpreter is NumPy, which says nothing of a GPU's order")
     case = CASES[name]
     kernels = use(case.operation, backend, device, dtype)
 
@@ -175,6 +185,7 @@ def test_the_heads_loss_and_its_gradients_are_those_of_the_formula(
     backend: str, device: str, shape: Shape, ignored: str, biased: bool, dtype: torch.dtype,
     strided: bool,
 ) -> None:  # fmt: skip
+    skip_half_if_slow(backend, device, dtype, strided)
     kernels = use("linear_cross_entropy", backend, device, dtype)
     n, width, classes = shape
     interpreted = backend == "triton" and device == "cpu"
