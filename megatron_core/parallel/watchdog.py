@@ -30,7 +30,7 @@ EXIT_CODE = os.EX_UNAVAILABLE
 
 # A thread whose innermost Python frame is in one of these waits for other ranks.
 _WAITING = ("torch.distributed.", "megatron_core.collectives.", "megatron_core.parallel.")
-_LIBRARIES = ("torch.", "numpy.", "contextlib.", "threading.")
+_LIBRARIES = ("torch.", "numpy.", "concurrent.", "contextlib.", "threading.")
 _NAMED = 8
 
 

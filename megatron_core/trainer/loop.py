@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from megatron_core.identity import Environment, likely_causes
 from megatron_core.identity.fingerprints import FingerprintLog
 from megatron_core.optimizer import clip_coefficient, learning_rate
 from megatron_core.optimizer.scaling import LossScaler
+from megatron_core.parallel.batch import Batch
 from megatron_core.parallel.engine import Engine
 from megatron_core.parallel.interrupts import Interrupts
 from megatron_core.parallel.measure import Measured
@@ -31,6 +33,7 @@ from megatron_core.progress import progress_bar
 from megatron_core.regions import Region, region
 from megatron_core.trainer.objective import Objective
 from megatron_core.trainer.profile import Profiler
+from megatron_core.trainer.read_ahead import ReadAhead
 from megatron_core.trainer.run import TrainingRun
 from megatron_core.trainer.trackers import Trackers
 
@@ -58,6 +61,7 @@ class Trainer:
         }
         self._fingerprints: FingerprintLog | None = None
         self.profiler: Profiler | None = None
+        self._read: Callable[[range], Batch] = objective.read
         self.step = 0
         self.seconds = 0.0
         self.steps_taken = 0
@@ -87,6 +91,7 @@ class Trainer:
             Watchdog.join(self.mesh.rank, ranks, hang_after) as watchdog,
             self.saver,
             self.profiler or nullcontext(),
+            self._read_ahead() as self._read,
             progress_bar(*columns, shown=self.mesh.is_first) as bar,
         ):
             task = bar.add_task(
@@ -118,6 +123,12 @@ class Trainer:
         tokens = self.config.batch.sequences * self.config.sequence_length * self.steps_taken
         return tokens / self.seconds if self.seconds else 0.0
 
+    def _read_ahead(self) -> ReadAhead:
+        return ReadAhead(
+            self.objective.read, sequences=self.config.batch.sequences, steps=self.config.steps,
+            pinned=self.mesh.device.type == "cuda",
+        )  # fmt: skip
+
     def _traced(self) -> AbstractContextManager[None]:
         if self.profiler is None:
             return nullcontext()
@@ -141,7 +152,7 @@ class Trainer:
     def _train_step(self) -> dict[str, Any]:
         """One optimizer step: gradient, loss, norm, clip, update."""
         step, config, scale = self.step + 1, self.config, self.scaler.scale
-        sums = self.engine.gradient(self.objective.read, step, scale=scale)
+        sums = self.engine.gradient(self._read, step, scale=scale)
         every = config.fingerprint_every
         measured = self.engine.measure(checksums=every > 0 and step % every == 0)
         loss, _, pairs = sums.read()
