@@ -212,7 +212,8 @@ def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
     if not runs:  # nothing is fine-tuned
         return Layout()
     threads = max(training.threads for training in runs.values())
-    if any(training.device == "cuda" for training in runs.values()):
+    on_gpus = any(training.device == "cuda" for training in runs.values())
+    if on_gpus:
         import torch
 
         room = torch.cuda.device_count()
@@ -225,7 +226,24 @@ def _choose_layout(text: str, name: str, recipe: Recipe) -> Layout:
             "layout %s: as far as the grid goes and this machine has room (%d ranks)",
             chosen, max(1, room),
         )  # fmt: skip
+    if not on_gpus and joined_ranks() is None and chosen.ranks * threads < _processors():
+        widest = Layout.choose("auto", grids, recipe.pretrain.model, room=room, joined=None)
+        _say_idle(chosen, widest, threads)
     return chosen
+
+
+def _say_idle(chosen: Layout, widest: Layout, threads: int) -> None:
+    """That this machine has more cores than are used, and what would use them."""
+    more = (
+        f"--layout {widest} takes more of them and changes no bit"
+        if widest.ranks > chosen.ranks
+        else "a pipeline takes more of them and changes no bit, a larger `grid` or more `threads` "
+        "do as another recipe"
+    )
+    logger.info(
+        "%d cores, %d thread%s in each of %d rank%s: %s",
+        _processors(), threads, "s" * (threads > 1), chosen.ranks, "s" * (chosen.ranks > 1), more,
+    )  # fmt: skip
 
 
 def _allowed_restarts() -> int:
