@@ -4,7 +4,7 @@
 
 `reforge init NAME DIR --scale tiny`, then `dvc repro`. domain_adaptation needs the laptop recipe's
 exported model: --start names it, or the laptop recipe is run up to `convert` first. A project that
-is in --folder already is gone on with.
+is in --folder already is gone on with. Recipes that are not named keep their rows of the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import write_table
+from benchmarks.tables import read_rows, write_table
 from stages.init import recipes, scales
 
 MODEL = Path("artifacts/convert/pretrain")
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the projects are made")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="recipes-"))
-    rows = []
+    rows = {row[0]: row for row in read_rows("recipes")}
     for name in options.names or tiny:
         project = folder / name
         start(name, "tiny", project)
@@ -104,13 +104,12 @@ def main() -> None:
                 model = folder / "laptop" / MODEL
             shutil.copytree(model, project / "model")
         run(project, "dvc", "repro")
-        rows.append(finished(name, project))
-    given = " ".join(["", *options.names])
+        rows[name] = finished(name, project)
     write_table(
         "recipes",
-        f"python -m benchmarks.recipes{given}",
+        "python -m benchmarks.recipes",
         ["recipe", "training tokens", "parameters", "scores", "audit's replay", "time of stages"],
-        rows,
+        [rows[name] for name in tiny if name in rows],
         "Recipes at tiny scale, from `reforge init` to the report by `dvc repro`. They show that "
         "everything runs; models of this size say nothing of the recipes' worth. Times are of a "
         f"machine with {os.cpu_count()} cores that did other work at the same time.",

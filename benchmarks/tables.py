@@ -14,6 +14,14 @@ from megatron_core.identity import Environment
 RESULTS = Path(__file__).parent / "results"
 
 
+def read_rows(name: str) -> list[list[str]]:
+    """The rows of ``results/<name>.md``; none where there is no such table."""
+    path = RESULTS / f"{name}.md"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return rows[2:]
+
+
 def write_table(
     name: str, command: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
 ) -> None:
