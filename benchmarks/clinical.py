@@ -164,6 +164,11 @@ _NOTES = """
       fingerprint_every: 0
       trackers: []"""
 
+_DIALOGUES = (
+    " MTS-Dialog: 60 steps of 8 sequences of the training dialogues with the laptop recipe's "
+    "decoder of a million weights, which has seen no dialogue; it answers with at most 48 tokens."
+)
+
 _CORPUS = ("ingest", "curate", "dedup", "decontaminate", "tokenizer", "tokenize")
 _MODELS = {
     "model": "tuned", "start": "before", "tfidf_logistic_regression": "TF-IDF, logistic regression",
@@ -188,7 +193,8 @@ def main() -> None:
     given = " --start FOLDER" if options.start is not None else ""
     write_table(
         "clinical", f"python -m benchmarks.clinical{given}",
-        ["data", "model", "metric", "score", "95 % interval"], rows, _note(pretrained),
+        ["data", "model", "metric", "score", "95 % interval"], rows,
+        _note(pretrained, dialogues=options.start is not None),
     )  # fmt: skip
 
 
@@ -292,7 +298,7 @@ def _rows(
             yield [data, model, metric, f"{100 * one['value']:.1f}", interval]
 
 
-def _note(pretrained: Path) -> str:
+def _note(pretrained: Path, *, dialogues: bool) -> str:
     trained = _read(pretrained / "metrics/pretrain.json")
     minutes = _read(_manifest(pretrained, "pretrain"))["record"]["seconds"] / 60
     return (
@@ -305,10 +311,8 @@ def _note(pretrained: Path) -> str:
         "questions and dialogues. "
         "NCBI-disease: 600 steps of 16 sentences, strict scores of entities. PubMedQA: 3 passes "
         "over the 500 other questions; of question and abstract 128 tokens are read, a third of "
-        "most. MTS-Dialog: 60 steps of 8 sequences of the training dialogues with the laptop "
-        "recipe's decoder of a million weights, which has seen no dialogue; it answers with at "
-        "most 48 tokens."
-    )
+        "most."
+    ) + (_DIALOGUES if dialogues else "")
 
 
 if __name__ == "__main__":
