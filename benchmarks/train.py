@@ -102,9 +102,9 @@ def run(options: argparse.Namespace) -> None:
         "Memory is the most that a process of its own holds in a step beyond what it held before.",
     )  # fmt: skip
     write_table(
-        "train_where", command, ["", *next(iter(kinds.values()))],
-        [[name, *(f"{s / sum(found.values()):.1%}" for s in found.values())]
-         for name, found in kinds.items()],
+        "train_where", command, ["", *kinds],
+        [[row, *(f"{found[row]:.1%}" for found in kinds.values())]
+         for row in next(iter(kinds.values()))],
         "Where the time of our step goes, by the profiler, which itself costs some.",
     )  # fmt: skip
 
