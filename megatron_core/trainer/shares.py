@@ -20,9 +20,11 @@ ROWS = (
 )  # fmt: skip
 
 _KINDS = {
-    ATTENTION: re.compile(r"attention|attn"),
+    ATTENTION: re.compile(r"[Aa]ttention|attn"),
     PRODUCTS: re.compile(r"::\w*(mm_?|matmul|linear)$|::mkl\w*linear"),
 }
+# Backends of our own, which call no operation of torch.
+_FUSED = re.compile(r"_((rms|layer)?norm|swiglu|gelu|rotary)(backward)?", re.IGNORECASE)
 # These compute nothing.
 _VIEWS = re.compile(
     r"aten::(alias|as_strided|chunk|contiguous|detach|empty\w*|expand\w*|flatten|narrow|new_empty|"
@@ -114,6 +116,8 @@ def _kind(event: Event, around: str, heads: set[int]) -> str:
     for kind, pattern in _KINDS.items():
         if pattern.search(name):
             return kind
+    if _FUSED.fullmatch(name):
+        return ELEMENTWISE
     computes = "::" in name and "autograd::" not in name and not _VIEWS.fullmatch(name)
     return ELEMENTWISE if computes else BETWEEN
 
