@@ -72,6 +72,7 @@ class Choice:
     operation: str
     backend: str
     reason: str
+    refused: bool = False  # whether `auto` would have taken another, which something hinders
 
 
 def backends(operation: str) -> list[str]:
@@ -114,7 +115,8 @@ def choose(operation: str, wanted: str, device: str, dtype: torch.dtype) -> Choi
         if found is None:
             return Choice(operation, name, f"it pays on {device}")
         refused.append(f"{name}: {found}")
-    return Choice(operation, REFERENCE, "; ".join(refused) or f"nothing else pays on {device}")
+    reason = "; ".join(refused) or f"nothing else pays on {device}"
+    return Choice(operation, REFERENCE, reason, refused=bool(refused))
 
 
 def support(operation: str, backend: str) -> Support:

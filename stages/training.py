@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kernels.registry import Choice
 from megatron_core.checkpoint import Checkpoint, checkpoint_path, save_weights
 from megatron_core.conversion import tensor_shapes
 from megatron_core.errors import IntegrityError
@@ -20,6 +23,8 @@ from megatron_core.trainer.assemble import describe
 from megatron_core.trainer.profile import Profiler
 from megatron_core.trainer.start import open_start
 from stages.run import StageRun, open_input
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ def train(trainer: Trainer, output: Path, *, profile: bool = False) -> Trained:
     if profile:
         tokens = config.batch.sequences * config.sequence_length
         trainer.profiler = Profiler(run.folder / "profile", trainer.mesh, tokens=tokens)
+    if trainer.mesh.is_first:
+        _tell_refused(trainer.engine.choices)
     path, checkpoint = trainer.train()
     if (run.folder / WHOLE).exists():
         path = run.folder / WHOLE
@@ -103,8 +110,11 @@ def train(trainer: Trainer, output: Path, *, profile: bool = False) -> Trained:
         run.checkpoints, output / "checkpoints", ignore=shutil.ignore_patterns(".step-*")
     )
     shutil.copy(run.steps, output / "steps.jsonl")
-    kernels = {one.operation: one.backend for one in trainer.engine.choices}
-    write_json(output / "kernels.json", kernels)
+    choices = trainer.engine.choices
+    write_json(
+        output / "kernels.json", {one.operation: [one.backend, one.reason] for one in choices}
+    )
+    kernels = {one.operation: one.backend for one in choices}
     for name in ("fingerprints.json", "fingerprints.bin"):
         if (run.folder / name).exists():
             shutil.copy(run.folder / name, output / name)
@@ -112,6 +122,16 @@ def train(trainer: Trainer, output: Path, *, profile: bool = False) -> Trained:
         if (run.folder / name).exists():
             shutil.copytree(run.folder / name, output / name)
     return Trained(path, checkpoint, _metrics(trainer, checkpoint.step), kernels)
+
+
+def _tell_refused(choices: Sequence[Choice]) -> None:
+    """Say which faster kernels `auto` would have taken, and what they lack."""
+    by_reason = defaultdict(list)
+    for one in choices:
+        if one.refused:
+            by_reason[one.reason].append(one.operation)
+    for reason, operations in by_reason.items():
+        logger.info("kernels: %s by definition; %s", ", ".join(operations), reason)
 
 
 def _metrics(trainer: Trainer, steps: int) -> dict[str, Any]:
