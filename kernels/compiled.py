@@ -58,4 +58,4 @@ def _lacks() -> str | None:
 
 
 # Not taken on a CPU, where each shape takes seconds to compile.
-SUPPORT = Support(devices=("cpu", "cuda"), automatic=("cuda",), lacks=_lacks)
+SUPPORT = Support(devices=("cpu", "cuda"), lacks=_lacks)
