@@ -28,7 +28,7 @@ DATA = Path(os.environ.get("BENCHMARK_DATA", "../shared/data"))
 
 def run() -> None:
     """One row for each baseline and metric."""
-    rows = [*_entities(), *_classes(), *_summaries()]
+    rows = [*_entities(), *_classes(), *summaries()]
     write_table(
         "baselines", "python -m benchmarks.baselines",
         ["data", "baseline", "metric", "score", "95 % interval"], rows,
@@ -73,7 +73,8 @@ def _classes() -> Iterator[list[str]]:
         yield from _rows(f"PubMedQA, test ({len(test)})", name, scores, ("macro_f1", "accuracy"))
 
 
-def _summaries() -> Iterator[list[str]]:
+def summaries() -> Iterator[list[str]]:
+    """Of MTS-Dialog: parts of the dialogue as its note."""
     test = read_prompts(
         DATA / "mts_dialog" / "TestSet-1-MEDIQA-Chat-2023.csv", prompt="dialogue",
         response="section_text", id="ID",

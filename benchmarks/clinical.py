@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.baselines import summaries
 from benchmarks.tables import write_table
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "../shared/data"))
@@ -170,9 +171,7 @@ _DIALOGUES = (
 )
 
 _CORPUS = ("ingest", "curate", "dedup", "decontaminate", "tokenizer", "tokenize")
-_MODELS = {
-    "model": "tuned", "start": "before", "tfidf_logistic_regression": "TF-IDF, logistic regression",
-}  # fmt: skip
+_MODELS = {"tfidf_logistic_regression": "TF-IDF, logistic regression"}
 _METRICS = {
     "diseases": ("micro_f1", "micro_precision", "micro_recall"),
     "decisions": ("macro_f1", "accuracy"),
@@ -283,8 +282,8 @@ def _decoder_rows(project: Path) -> Iterator[list[str]]:
     for task, name in names.items():
         model = results[task]["scores"]["model"]
         yield from _rows(data, f"decoder, {name}", model, _METRICS["notes"])
-    for name, shown in (("start", "decoder, not tuned"), ("first_sentence", "first sentence")):
-        yield from _rows(data, shown, first["scores"][name], _METRICS["notes"])
+    yield from _rows(data, "decoder, not tuned", first["scores"]["start"], _METRICS["notes"])
+    yield from summaries()
 
 
 def _rows(
