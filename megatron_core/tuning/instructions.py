@@ -67,7 +67,10 @@ def instructions(config: InstructionsTask, place: Place) -> Task:
     def baselines() -> dict[str, Scores]:
         if not config.generate:
             return {}
-        questions = [one.turns[-2].content for one in asked]
+        # What a form says before its first field is of no example.
+        before, field, _ = config.examples.prompt.partition("{")
+        before = before if field and config.examples.messages is None else ""
+        questions = [one.turns[-2].content.removeprefix(before) for one in asked]
         right = [one.turns[-1].content for one in asked]
         return {"first_sentence": nested(rouge_scores(right, lead_baseline(questions), groups))}
 

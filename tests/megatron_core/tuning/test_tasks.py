@@ -271,6 +271,18 @@ def test_a_tokenizer_of_another_model_is_refused(
         open_task(config, Place(tokenizers["decoder"], tmp_path, small_model()))
 
 
+def test_the_first_sentence_is_of_what_fills_the_form(
+    tokenizers: dict[str, Path], tmp_path: Path
+) -> None:
+    config = config_of("instructions", None, tmp_path)
+    examples = config.examples.model_copy(
+        update={"prompt": "Read this.\n{prompt}. Then go on.", "response": "prompt"}
+    )
+    config = config.model_copy(update={"generate": 4, "examples": examples})
+    task = open_task(config, Place(tokenizers["decoder"], tmp_path, DECODER))
+    assert task.baselines()["first_sentence"]["rouge_l"]["value"] == 1.0
+
+
 def test_missing_examples_are_named(tokenizers: dict[str, Path], tmp_path: Path) -> None:
     config = config_of("entities", None, tmp_path)
     (tmp_path / "words.tsv").unlink()
