@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kernels.cross_entropy import IGNORED
 from kernels.linear import linear
+from kernels.registry import Kernels
 from megatron_core.collectives import CutSum, Span
 from megatron_core.model import block
 from megatron_core.model import linear as layers
@@ -62,10 +63,12 @@ def all_reduced_sum() -> None:
 def one_product_of_all_shards() -> None:
     """The shards of a rank multiplied at once, so that the shape depends on the layout."""
 
-    def forward(ctx: Any, span: Span, leaf: Any, count: int, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, span: Span, leaf: Any, kernels: Kernels, count: int, *tensors: Tensor
+    ) -> Tensor:
         inputs, weights = tensors[:count], tensors[count:]
         ctx.save_for_backward(*inputs)
-        ctx.span, ctx.leaf, ctx.weights = span, leaf, weights
+        ctx.span, ctx.leaf, ctx.kernels, ctx.weights = span, leaf, kernels, weights
         whole = linear(torch.cat(inputs, dim=-1), torch.cat(weights, dim=1), torch.float32)
         return span.scatter_sum(whole).to(inputs[0].dtype)
 
