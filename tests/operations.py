@@ -60,8 +60,8 @@ class Operations(TorchDispatchMode):
         return found
 
 
-# What asks a tensor for its numbers, so that a GPU would be waited for.
-_READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+# What asks a tensor for its numbers, so that a GPU would be waited for; ``numpy`` is refused there.
+_READS = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
 _READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive")
 
 
@@ -111,7 +111,11 @@ class _Dispatched(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        chosen = [i for i in (args[1] if name.startswith("index") else ()) if i is not None]
+        chosen = [
+            i
+            for i in (args[1] if name in ("index", "index_put", "index_put_") else ())
+            if i is not None
+        ]
         if name in _READING or any(i.dtype == torch.bool for i in chosen):
             self.reads.note()
         return func(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -255,9 +256,11 @@ class Engine:
         chunks, device = self.context.chunks, self.mesh.device
         counted: Sequence[Tensor | None] = [None] * len(chunks)
         if batch.by_position and batch.count < batch.targets.numel():
-            # Told before the targets go to the device, which need not be waited for then.
-            found = ((part != IGNORED).flatten() for part in self._chunks(batch.targets))
-            counted = [part.nonzero()[:, 0].to(device, non_blocking=True) for part in found]
+            # Of the host's targets, since a device would have to be waited for.
+            found = (
+                np.flatnonzero(part.numpy() != IGNORED) for part in self._chunks(batch.targets)
+            )
+            counted = [torch.from_numpy(part).to(device, non_blocking=True) for part in found]
         batch = batch.to(device)
         tokens = self._chunks(batch.tokens)
         targets = (

@@ -101,6 +101,7 @@ def test_a_task_takes_what_is_planned(
         {
             "examples": examples, "adapter": adapter, "precision": precision,
             "sequence_length": 128, "batch": {"sequences": 8, "microbatch": 4},
+            "kernels": {"default": "reference"},
         }
     )  # fmt: skip
     model = ModelConfig.model_validate({**MODEL, "positions": 128})
@@ -119,7 +120,7 @@ def test_an_adapter_takes_what_is_planned_with_tensor_shards(adapter: dict[str, 
         {
             "examples": {"train": "none.jsonl"}, "adapter": {**adapter, **matrices},
             "grid": {"tensor": 2}, "sequence_length": 128,
-            "batch": {"sequences": 8, "microbatch": 4},
+            "batch": {"sequences": 8, "microbatch": 4}, "kernels": {"default": "reference"},
         }
     )  # fmt: skip
     model = ModelConfig.model_validate({**UNGROUPED, "positions": 128})

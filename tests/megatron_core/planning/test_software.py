@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 import kernels.linear.reference
 from kernels.cross_entropy import cross_entropy_sum
 from kernels.rotary import apply_rotary, rotary_frequencies, rotary_table
-from megatron_core.config import ModelConfig, PretrainConfig
+from megatron_core.config import KernelsConfig, ModelConfig, PretrainConfig
 from megatron_core.model import LanguageModel, Place, Share
 from megatron_core.model.block import Block
 from megatron_core.parallel.batch import Batch
@@ -127,6 +127,7 @@ def test_bytes_of_the_optimizer() -> None:
     config = PretrainConfig(
         model=ModelConfig(vocabulary=256, layers=1, hidden=128, heads=4, kv_heads=4, ffn=384),
         sequence_length=8,
+        kernels=KernelsConfig(default="reference"),
     )
     with open_mesh(Layout(), "cpu", 1) as mesh:
         engine = Engine(lambda share: LanguageModel(config.model, share), config, mesh,

@@ -47,6 +47,7 @@ def test_weights_and_products_are_those_of_the_engine(
         {
             "examples": {"train": "none.jsonl"}, "adapter": adapter, "sequence_length": LENGTH,
             "batch": {"sequences": BATCH, "microbatch": BATCH},
+            "kernels": {"default": "reference"},
         }
     )  # fmt: skip
     planned = TuningPlan.of("notes", Job.of(config, model, Layout()))
