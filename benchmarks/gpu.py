@@ -32,7 +32,7 @@ from benchmarks.variants import CHECKED, OURS, begin, build, check_same
 from megatron_core.config import BatchSizes, PretrainConfig
 from megatron_core.config.presets import read_model
 from megatron_core.errors import ConfigError
-from megatron_core.parallel.engine import DTYPES
+from megatron_core.parallel.backends import DTYPES
 from megatron_core.parallel.layout import Layout
 from megatron_core.parallel.mesh import open_mesh
 from megatron_core.planning.flops import step_flops

@@ -45,7 +45,7 @@ def roofline(
             print(f"{operation} is left out: benchmarks/operations.py has no case of it")
             continue
         case = CASES[operation](setting)
-        steps = {name: case.step(module) for name, module in backends(operation).items()}
+        steps = {name: case.step(module) for name, module in backends(operation, setting).items()}
         turns = {name: _repeated(step, repeats) for name, step in steps.items()}
         if rates is None:
             turns |= {"a product": square_product(), "a copy": moving(case.cost.bytes)}

@@ -19,6 +19,7 @@ from torch import Tensor
 import kernels
 from benchmarks.floors import Cost
 from benchmarks.turns import Step
+from kernels import registry
 from kernels.dropout import dropout_key
 from kernels.rotary import rotary_frequencies, rotary_table
 from megatron_core.config import ModelConfig
@@ -65,15 +66,15 @@ def operations() -> list[str]:
     return sorted(path.parent.name for path in Path(root).glob("*/reference.py"))
 
 
-def backends(operation: str) -> dict[str, ModuleType]:
-    """The backends of ``operation`` that can be imported; it says which cannot."""
-    (root,) = kernels.__path__
-    found = {}
-    for path in sorted((Path(root) / operation).glob("[!_]*.py")):
-        try:
-            found[path.stem] = import_module(f"kernels.{operation}.{path.stem}")
-        except ImportError as error:
-            print(f"{operation}: {path.stem} is left out: {error}")
+def backends(operation: str, s: Setting) -> dict[str, ModuleType]:
+    """The backends of ``operation`` that can be used; it says which cannot, and why."""
+    found = {registry.REFERENCE: import_module(f"kernels.{operation}.reference")}
+    for name in registry.backends(operation)[1:]:
+        obstacle = registry.support(operation, name).obstacle(s.device, s.dtype)
+        if obstacle is None:
+            found[name] = import_module(f"kernels.{operation}.{name}")
+        else:
+            print(f"{operation}: {name} is left out: {obstacle}")
     return found
 
 
@@ -195,6 +196,25 @@ def cross_entropy(s: Setting) -> Case:
     )
 
 
+def linear_cross_entropy(s: Setting) -> Case:
+    """The head's product, its loss and both gradients, without the logits."""
+    hidden, classes = s.model.hidden, s.model.vocabulary
+    x, weight = s.draw(s.tokens, hidden, grad=False), s.draw(classes, hidden, grad=False)
+    targets = torch.randint(classes, (s.tokens,), device=s.device)
+    total = torch.zeros(classes, hidden, device=s.device)
+
+    def step(k: ModuleType) -> Step:
+        return lambda _: k.linear_cross_entropy(
+            x, weight, targets, scale=1.0, weight_gradient=total
+        )
+
+    return Case(
+        f"{s.tokens} × {hidden} to {classes}",
+        Cost(6 * x.numel() * classes, s.moved(2 * x.numel() + weight.numel()) + 8 * total.numel()),
+        step,
+    )
+
+
 def adamw(s: Setting) -> Case:
     """One pass over fp32 weights, gradient and moments."""
     count = parameters(s.model)
@@ -222,7 +242,7 @@ def squared_norm(s: Setting) -> Case:
 CASES: dict[str, Callable[[Setting], Case]] = {
     case.__name__: case
     for case in (
-        adamw, attention, cross_entropy, dropout, gelu, layer_norm, linear, rms_norm, rotary,
-        squared_norm, swiglu,
+        adamw, attention, cross_entropy, dropout, gelu, layer_norm, linear, linear_cross_entropy,
+        rms_norm, rotary, squared_norm, swiglu,
     )
 }  # fmt: skip

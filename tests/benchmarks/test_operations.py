@@ -28,6 +28,7 @@ MOVED = {
     "gelu": 2 * FFN + 3 * FFN,
     "layer_norm": 2 * HIDDEN + 3 * HIDDEN,
     "linear": (HIDDEN + 32 * 48 + FFN) + (FFN + 32 * 48 + HIDDEN) + (FFN + HIDDEN + 2 * 32 * 48),
+    "linear_cross_entropy": 2 * HIDDEN + 3 * 32 * 96,
     "rms_norm": 2 * HIDDEN + 3 * HIDDEN,
     "rotary": 2 * QUERY + 2 * QUERY + 2 * (2 * 16 * 8),
     "squared_norm": -(-parameters(MODEL) // 16_384) * 16_384,
@@ -40,7 +41,7 @@ def test_every_backend_runs(operation: str) -> None:
     if operation not in CASES:
         pytest.skip("benchmarks/operations.py has no case of it")
     case = CASES[operation](SETTING)
-    for module in backends(operation).values():
+    for module in backends(operation, SETTING).values():
         case.step(module)(1)
 
 
@@ -78,7 +79,7 @@ def test_the_table_has_every_backend_beside_its_floors() -> None:
         (operation, backend)
         for operation in operations()
         if operation in CASES
-        for backend in backends(operation)
+        for backend in backends(operation, SETTING)
     }
     (linear,) = (row for row in rows if row[0] == "linear" and row[2] == "reference")
     found = dict(zip(HEADER, linear, strict=True))
