@@ -91,8 +91,9 @@ def run(options: argparse.Namespace) -> None:
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone:
         memory = {name: alone.submit(memory_of, name, config).result() for name in steps}
     rate = SQUARE_FLOPS / statistics.median(times[PRODUCTS])
+    suffix = "" if options.threads == os.cpu_count() else f"_threads_{options.threads}"
     write_table(
-        "train", command,
+        f"train{suffix}", command,
         ["", "tokens/s", "over the fastest of the others", "of the GEMM rate",
          "memory, MiB", "first step, s"],
         speeds(times, {name: seconds for name, (seconds, _) in began.items()}, memory, config),
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
         "Memory is the most that a process of its own holds in a step beyond what it held before.",
     )  # fmt: skip
     write_table(
-        "train_where", command, ["", *kinds],
+        f"train_where{suffix}", command, ["", *kinds],
         [[row, *(f"{found[row]:.1%}" for found in kinds.values())]
          for row in next(iter(kinds.values()))],
         "Where the time of our step goes, by the profiler, which itself costs some.",
