@@ -32,7 +32,7 @@ def lacks() -> str | None:
 
 
 @functools.cache
-def library(source: Path, products: str = APART) -> ctypes.CDLL:
+def built(source: Path, products: str = APART) -> ctypes.CDLL:
     """``source`` compiled for this processor; a folder of its own holds what came of it.
 
     ``products`` are ``FUSED`` only where no number's bits can depend on its place in a loop.
@@ -59,7 +59,7 @@ def library(source: Path, products: str = APART) -> ctypes.CDLL:
         before = os.environ.get("PATH", "")
         os.environ["PATH"] = _programs()
         try:
-            built = cpp_extension.load(
+            loaded = cpp_extension.load(
                 name,
                 [str(source)],
                 extra_cflags=flags,
@@ -70,7 +70,7 @@ def library(source: Path, products: str = APART) -> ctypes.CDLL:
             )
         finally:
             os.environ["PATH"] = before
-    return ctypes.CDLL(built)
+    return ctypes.CDLL(loaded)
 
 
 def address(x: Tensor | None) -> int | None:

@@ -50,4 +50,4 @@ def adamw_step(
 
 
 def _library() -> ctypes.CDLL:
-    return native.library(Path(__file__).with_name("adamw.cpp"))
+    return native.built(Path(__file__).with_name("adamw.cpp"))

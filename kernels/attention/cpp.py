@@ -99,4 +99,4 @@ def _problem(
 
 
 def _library() -> ctypes.CDLL:
-    return native.library(Path(__file__).with_name("attention.cpp"), native.FUSED)
+    return native.built(Path(__file__).with_name("attention.cpp"), native.FUSED)

@@ -51,4 +51,4 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _library() -> ctypes.CDLL:
-    return native.library(Path(__file__).with_name("rms_norm.cpp"))
+    return native.built(Path(__file__).with_name("rms_norm.cpp"))

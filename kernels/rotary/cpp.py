@@ -57,4 +57,4 @@ def _rotate(x: Tensor, table: Tensor, turn: float) -> Tensor:
 
 
 def _library() -> ctypes.CDLL:
-    return native.library(Path(__file__).with_name("rotary.cpp"))
+    return native.built(Path(__file__).with_name("rotary.cpp"))

@@ -49,4 +49,4 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def _library() -> ctypes.CDLL:
-    return native.library(Path(__file__).with_name("swiglu.cpp"))
+    return native.built(Path(__file__).with_name("swiglu.cpp"))

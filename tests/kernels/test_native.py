@@ -186,7 +186,7 @@ def test_swiglu_of_large_numbers_is_finite() -> None:
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 ASK = (
     "import sys, pathlib\nfrom kernels import native\n"
-    "print(native.library(pathlib.Path(sys.argv[1])).answer())"
+    "print(native.built(pathlib.Path(sys.argv[1])).answer())"
 )
 
 
@@ -237,4 +237,4 @@ def test_a_source_that_does_not_compile_says_why(
     source = tmp_path / "wrong.cpp"
     source.write_text("int answer() { return nothing; }\n")
     with pytest.raises(RuntimeError, match="nothing"):
-        native.library(source)
+        native.built(source)
